@@ -1,0 +1,1 @@
+"""FLV tags and the HTTP-FLV head: pure bytes."""

@@ -1,0 +1,1 @@
+"""The live log: positions, segments, index, renditions, cursors, store, retention.  No Twisted, no clock."""

@@ -1,0 +1,1 @@
+"""What Twisted calls: protocols, transports, wake-ups, upstream links, splice."""

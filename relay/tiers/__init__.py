@@ -1,0 +1,1 @@
+"""One module a tier: its Options and its makeService.  Composition only."""
