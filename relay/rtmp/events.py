@@ -142,7 +142,7 @@ class StreamEnded:
     message_stream_id: int
 
 
-ServerEvent = (
+Event = (
     HandshakeDone
     | ConnectRequested
     | PublishRequested
@@ -152,19 +152,11 @@ ServerEvent = (
     | PingAnswered
     | CommandReceived
     | CommandAnswered
-)
-
-ClientEvent = (
-    HandshakeDone
     | Connected
     | ConnectRejected
     | StreamCreated
     | PlayStarted
     | PublishStarted
     | StatusReceived
-    | MediaReceived
     | StreamEnded
-    | PingAnswered
-    | CommandReceived
-    | CommandAnswered
 )

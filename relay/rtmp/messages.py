@@ -65,6 +65,11 @@ EXTENDED_TIMESTAMP = 0xFFFFFF
 """From this timestamp on (ms, 4 h 39 min) the header's 24 bits are all ones and 32 bits follow."""
 
 
+def _length_only(payload: bytes) -> str:
+    """A payload in a ``repr``: it may be megabytes, or hold a stream key."""
+    return f"<{len(payload)} bytes>"
+
+
 @attrs.frozen
 class RawMessage:
     """One message as it was on the wire.  ``timestamp`` is absolute, in ms, 32 bits."""
@@ -73,7 +78,7 @@ class RawMessage:
     timestamp: int
     message_type: int
     message_stream_id: int
-    payload: bytes
+    payload: bytes = attrs.field(repr=_length_only)
 
 
 @attrs.frozen
@@ -82,4 +87,4 @@ class MediaMessage:
 
     message_type: int
     timestamp: int
-    payload: bytes
+    payload: bytes = attrs.field(repr=_length_only)
