@@ -1,0 +1,350 @@
+"""The control connection between neighbours: which streams there are, and how the node is.
+
+Owns what the serving node tells (:class:`ControlServer`) and what the asking node knows (:class:`ControlLink`).  Called by the
+RTMP server protocol on one side, by gatherers and balancers on the other.
+
+The asking (downstream) node dials and says ``relayHello``; from then on the serving node tells, unasked:
+
+    relayCatalogue   [entry, …]      every stream it has; first of all
+    relayStream      entry           one has appeared, or changed
+    relayGone        "app/name"      one has disappeared
+    relayHealth      state, [why]    "normal" | "degraded" | "down"
+
+entry = {name, epoch, start, end, live}.  The asking node pings; the session answers at once.  A peer that is silent and leaves
+a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or cut off).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from twisted.application.internet import ClientService
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay.errors import NameRefused, RemoteProtocolError
+from relay.names import StreamName
+from relay.net.failover import Backoff
+from relay.net.positions import position_info, start_info
+from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.streams import Hub, LiveStream
+from relay.net.viewer import RtmpForm
+from relay.rtmp.events import ClientEvent, CommandReceived, PlayRequested
+
+if TYPE_CHECKING:
+    from relay.net.rtmp_server import RtmpServerProtocol
+
+APP = "relay"  # the application name of node-to-node connections that play nothing
+DEAD_SECONDS = 0.6  # silence with a ping unanswered; a stopped process is found in this time
+GOOD_SECONDS = 5.0  # a link that has been up this long no longer counts as flapping
+
+
+@attrs.frozen(kw_only=True)
+class CatalogueEntry:
+    """One stream of a neighbour, as it was when it told."""
+
+    name: StreamName
+    epoch: int
+    start: int
+    end: int
+    is_live: bool
+
+    def to_wire(self) -> dict[str, Any]:
+        """AMF0 object."""
+        return {
+            "name": str(self.name),
+            "epoch": float(self.epoch),
+            "start": float(self.start),
+            "end": float(self.end),
+            "live": self.is_live,
+        }
+
+    @classmethod
+    def from_wire(cls, value: Any) -> CatalogueEntry:
+        """Raises :class:`RemoteProtocolError` if it is no entry."""
+        try:
+            return cls(
+                name=StreamName.parse(value["name"]),
+                epoch=int(value["epoch"]),
+                start=int(value["start"]),
+                end=int(value["end"]),
+                is_live=bool(value["live"]),
+            )
+        except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RemoteProtocolError(f"not a catalogue entry: {error}") from None
+
+
+def entry_of(stream: LiveStream) -> CatalogueEntry:
+    """What is told of a stream."""
+    log = stream.log
+    return CatalogueEntry(name=stream.name, epoch=log.epoch, start=log.start, end=log.end, is_live=stream.is_live)
+
+
+class ReplicaForm(RtmpForm):
+    """The log's bytes for a neighbour that copies them: told where they are at each jump, never skipped for being slow."""
+
+    may_skip = False
+
+    def __init__(self, protocol: RtmpServerProtocol, message_stream_id: int) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._message_stream_id = message_stream_id
+
+    def landing(self, log: Any, join: Any) -> bytes:
+        return self._status("Relay.Position", start_info(log.epoch, join))
+
+    def crossing(self, log: Any) -> bytes:
+        return self._status("Relay.Position", start_info(log.epoch, log.beginning))
+
+    def ending(self) -> bytes:
+        return self._status("Relay.Ended", {})
+
+    def _status(self, code: str, info: dict[str, Any]) -> bytes:
+        session = self._protocol.session
+        session.send_status(self._message_stream_id, "status", code, "", info)
+        return session.data_to_send()
+
+
+class ControlServer:
+    """Tells neighbours what this node has, and serves their copies.
+
+    Args:
+        hub: the streams.
+
+    ``on_ahead`` is set by the origin: a copy that is ahead of the log's writer has bytes that were lost here.
+    """
+
+    log = Logger()
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._neighbours: dict[RtmpServerProtocol, None] = {}
+        self._health: tuple[str, list[str]] = ("normal", [])
+        self.on_ahead: Callable[[LiveStream, int], None] | None = None
+        hub.observe(self._changed)
+
+    @property
+    def neighbours(self) -> list[str]:
+        """Names of those connected."""
+        return [protocol.peer_node.name for protocol in self._neighbours if protocol.peer_node is not None]
+
+    def command(self, protocol: RtmpServerProtocol, event: CommandReceived) -> None:
+        """A neighbour asks."""
+        if event.name != "relayHello":
+            protocol.session.refuse_command(event.transaction_id, f"unknown command {event.name[:64]}")
+            return
+        self._neighbours[protocol] = None
+        entries = [entry_of(stream).to_wire() for stream in self._hub]
+        protocol.session.send_command("relayCatalogue", 0, entries)
+        protocol.session.send_command("relayHealth", 0, self._health[0], self._health[1])
+
+    def detach(self, protocol: RtmpServerProtocol) -> None:
+        """A neighbour is gone."""
+        self._neighbours.pop(protocol, None)
+
+    def set_health(self, state: str, why: list[str]) -> None:
+        """How the node is; told when it changes."""
+        if (state, why) != self._health:
+            self._health = (state, why)
+            self._tell("relayHealth", state, why)
+
+    def replicate(
+        self, protocol: RtmpServerProtocol, request: PlayRequested, name: StreamName, query: dict[str, str]
+    ) -> None:
+        """A neighbour copies a stream from a position on, or from wherever it can."""
+        stream = self._hub.get(name)
+        epoch, offset = _number(query.get("epoch")), _number(query.get("offset"))
+        session = protocol.session
+        if stream is None:
+            session.refuse_play(request, "NetStream.Play.StreamNotFound", f"no stream {name} here")
+            protocol.close("play_refused")
+            return
+        if self.on_ahead is not None and epoch == stream.log.epoch and offset > stream.log.end:
+            self.on_ahead(stream, offset)
+        log = stream.find_epoch(epoch)
+        if log is not None and offset > log.end and log is stream.log:
+            # It has read on at another node that is ahead of us: the bytes will come.
+            protocol.wait_for(
+                stream.when_reached(offset), lambda: self._resume(protocol, request, stream, epoch, offset)
+            )
+        else:
+            self._resume(protocol, request, stream, epoch, offset)
+
+    def _resume(
+        self, protocol: RtmpServerProtocol, request: PlayRequested, stream: LiveStream, epoch: int, offset: int
+    ) -> None:
+        """Exactly where it asked if that is here, else at the newest join point, else at the log's end."""
+        form = ReplicaForm(protocol, request.message_stream_id)
+        log = stream.find_epoch(epoch)
+        if log is not None and log.rtmp.holds(offset):
+            protocol.session.accept_play(request, position_info(epoch, offset))
+            protocol.start_replica(stream, form).start_at(log, offset)
+            return
+        start = stream.log.newest_join_point() or stream.log.here()
+        protocol.session.accept_play(request, start_info(stream.log.epoch, start))
+        protocol.start_replica(stream, form).start_at(stream.log, start.offset)
+
+    def _changed(self, event: str, stream: LiveStream) -> None:
+        if event == "disappeared":
+            self._tell("relayGone", str(stream.name))
+        else:
+            self._tell("relayStream", entry_of(stream).to_wire())
+
+    def _tell(self, name: str, *values: Any) -> None:
+        for protocol in list(self._neighbours):
+            protocol.session.send_command(name, 0, *values)
+            protocol.flush()
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 17 else -1
+
+
+class _ControlProtocol(RtmpClientProtocol):
+    """Our end of one control connection."""
+
+    def __init__(self, settings: ClientSettings, link: ControlLink) -> None:
+        super().__init__(settings, APP, f"rtmp://{link.name}/{APP}")
+        self._link = link
+        self._pings = LoopingCall(self._ping)
+        self._pings.clock = settings.clock
+        self._pinged_at: float | None = None
+
+    def connected(self, properties: dict[str, Any]) -> None:
+        self.is_ready()
+        if self.peer_node is None:
+            self._link.found_foreign(self)
+            return
+        self.session.send_command("relayHello", 0)
+        self._link.up(self)
+        self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
+
+    def received(self, event: ClientEvent) -> None:
+        if isinstance(event, CommandReceived):
+            self._link.told(event)
+
+    def over(self, outcome: str) -> None:
+        if self._pings.running:
+            self._pings.stop()
+        self._link.down(outcome)
+
+    def _ping(self) -> None:
+        now = self.settings.clock.seconds()
+        if self._pinged_at is not None and self.heard_at >= self._pinged_at:
+            self._pinged_at = None  # it has said something since
+        if self._pinged_at is None:
+            self._pinged_at = now
+            self.session.send_ping(int(now * 1000) & 0xFFFFFFFF)
+            self.flush()
+        elif now - self._pinged_at >= self._link.dead_seconds:
+            self.give_up("dead")
+
+    def _ping_failed(self, failure: Failure) -> None:
+        self.log.failure("pinging a neighbour", failure)
+        self.give_up("internal_error")
+
+
+class ControlLink(Factory):
+    """What we know of one neighbour upstream, and the connection that tells us.
+
+    ``state``: "down" (no connection), "up", or "foreign" (a plain RTMP server: it has no catalogue and no positions).
+
+    Args:
+        name: what the operator calls the neighbour.
+        endpoint: where it is.
+        settings: who we are.
+        changed: called with the link after each change of what it knows.
+    """
+
+    log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: IStreamClientEndpoint,
+        settings: ClientSettings,
+        changed: Callable[[ControlLink], None],
+        dead_seconds: float = DEAD_SECONDS,
+    ) -> None:
+        self.name = name
+        self.endpoint = endpoint
+        self.dead_seconds = dead_seconds
+        self.state = "down"
+        self.why = "not reached yet"
+        self.since = settings.clock.seconds()
+        self.catalogue: dict[StreamName, CatalogueEntry] = {}
+        self.health: tuple[str, list[str]] = ("down", ["not reached yet"])
+        self._settings = settings
+        self._changed = changed
+        self._backoff = Backoff(maximum=1.0)
+        self._service = ClientService(endpoint, self, retryPolicy=self._backoff, clock=settings.clock)
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self._service.startService()
+
+    def stop(self) -> Deferred[None]:
+        """Let go."""
+        return self._service.stopService() or succeed(None)
+
+    def buildProtocol(self, addr: IAddress | None) -> _ControlProtocol:
+        return _ControlProtocol(self._settings, self)
+
+    # told by the protocol
+
+    def up(self, protocol: _ControlProtocol) -> None:
+        """The neighbour is one of ours."""
+        self._set("up", "")
+
+    def found_foreign(self, protocol: _ControlProtocol) -> None:
+        """It speaks RTMP, but is no node of ours.  We leave it alone: such servers dislike idle connections."""
+        self._set("foreign", "a plain RTMP server")
+        protocol.give_up("foreign")
+        self._service.stopService()
+
+    def down(self, outcome: str) -> None:
+        """The connection is over."""
+        if self.state != "foreign":
+            if self._settings.clock.seconds() - self.since > GOOD_SECONDS:
+                self._backoff.reset()
+            self.health = ("down", [outcome])
+            self._set("down", outcome)
+
+    def told(self, event: CommandReceived) -> None:
+        """The neighbour told something.
+
+        Raises:
+            RemoteProtocolError: it makes no sense.
+        """
+        values = event.values
+        if event.name == "relayCatalogue" and values and isinstance(values[0], list):
+            entries = [CatalogueEntry.from_wire(value) for value in values[0]]
+            self.catalogue = {entry.name: entry for entry in entries[: self._settings.limits.streams]}
+        elif event.name == "relayStream" and values:
+            entry = CatalogueEntry.from_wire(values[0])
+            if entry.name in self.catalogue or len(self.catalogue) < self._settings.limits.streams:
+                self.catalogue[entry.name] = entry
+        elif event.name == "relayGone" and values and isinstance(values[0], str):
+            self.catalogue.pop(StreamName.parse(values[0]), None)
+        elif event.name == "relayHealth" and len(values) >= 2 and isinstance(values[1], list):
+            self.health = (str(values[0])[:32], [str(why)[:256] for why in values[1][:16]])
+        else:
+            return
+        self._changed(self)
+
+    def _set(self, state: str, why: str) -> None:
+        if (state, why) != (self.state, self.why):
+            level = "info" if state != "down" else "warn"
+            getattr(self.log, level)(
+                "{name} is {state}{why}", name=self.name, state=state, why=f" ({why})" if why else ""
+            )
+        self.state, self.why = state, why
+        self.since = self._settings.clock.seconds()
+        self._changed(self)

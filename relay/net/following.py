@@ -1,0 +1,211 @@
+"""Sending a rendition to a socket: a viewer is a cursor, not a queue.
+
+Owns the way of bytes from a segment to a transport; knows nothing of RTMP, FLV or streams.  The port makes the transports
+(:mod:`relay.net.listening`), :class:`relay.net.viewer.Viewer` starts them following, :class:`relay.net.wakeup.Wakeup` pumps.
+
+Theory.  A follower is in one of three states:
+
+    idle        no cursor; the transport is an ordinary Twisted transport
+    flowing     the socket took all there was; the next wake-up goes on
+    congested   the socket is full; the reactor goes on when it is writable, wake-ups do nothing
+
+Bytes written with ``transport.write`` go first: a follower sends nothing while Twisted's own buffer holds any.  So a
+preamble is written, then ``follow`` is called.  Whoever wants to write in the middle sets ``cursor.stop`` to a message
+boundary and waits for ``blocked(AT_STOP)``.
+
+Invariants: no byte of the log is ever copied into a per-viewer buffer (``FollowingTransport``), or more than one
+``READ_SIZE`` of it (``WritingFollower``); the cursor's offset counts exactly the bytes that the kernel, or Twisted's
+buffer, has accepted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IPushProducer, ITransport
+from twisted.internet.main import CONNECTION_LOST
+from zope.interface import implementer
+
+from relay.log.cursor import Cursor, CursorState
+
+READ_SIZE = 64 << 10  # bytes; Twisted asks a producer to pause past 64 KiB
+
+Blocked = Callable[[CursorState], bool]
+"""Called when the cursor can't go on by itself.  Says whether it moved the cursor, so that sending goes on at once."""
+
+
+def _go_on(cursor: Cursor, blocked: Blocked | None) -> bool:
+    """The cursor has nothing to read where it is: may it read on now?"""
+    state = cursor.advance()
+    if state is CursorState.READY:
+        return True
+    return state is not CursorState.AT_END and blocked is not None and blocked(state)
+
+
+class Following(Protocol):
+    """What a viewer needs of the thing that sends for it."""
+
+    def follow(self, cursor: Cursor, blocked: Blocked) -> None:
+        """Send what ``cursor`` reads, from now on."""
+
+    def turn_to(self, cursor: Cursor) -> None:
+        """Read from another cursor from here on; called by ``blocked``, which then says that sending goes on."""
+
+    def pump(self) -> None:
+        """Send as much as is there and fits."""
+
+    def unfollow(self) -> None:
+        """Send no more; the cursor stays where it is."""
+
+    def is_congested(self) -> bool:
+        """Are bytes waiting that the peer does not take?"""
+
+
+class FollowingTransport(tcp.Server):
+    """A TCP server transport that sends from a segment's file descriptor by ``sendfile``."""
+
+    _cursor: Cursor | None = None
+    _blocked: Blocked | None = None
+    _congested = False
+    _send_failed = False
+
+    def follow(self, cursor: Cursor, blocked: Blocked) -> None:
+        self._cursor = cursor
+        self._blocked = blocked
+        self._congested = False
+        self.pump()
+
+    def turn_to(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def unfollow(self) -> None:
+        self._cursor = None
+        self._blocked = None
+        self._congested = False
+
+    def is_congested(self) -> bool:
+        return self._congested or bool(self._tempDataBuffer or self.dataBuffer)
+
+    def pump(self) -> None:
+        """One ``sendfile`` in the ordinary case.  Errors are left to the reactor, which calls ``doWrite`` and gets them."""
+        if self._cursor is None or self._congested or self._tempDataBuffer or self.dataBuffer or self.disconnected:
+            return
+        if not self._send():
+            self._congested = True
+            self.startWriting()
+
+    def doWrite(self) -> object:
+        if self._tempDataBuffer or self.dataBuffer or self._cursor is None or self.disconnecting:
+            result = super().doWrite()
+            if result is not None or self._tempDataBuffer or self.dataBuffer or self.disconnecting:
+                return result
+            if self._cursor is None:
+                return None
+        self._congested = False
+        if self._send_failed:
+            return CONNECTION_LOST
+        if self._send():
+            if not (self._tempDataBuffer or self.dataBuffer):
+                self.stopWriting()
+        elif self._send_failed:
+            return CONNECTION_LOST
+        else:
+            self._congested = True
+            self.startWriting()
+        return None
+
+    def _send(self) -> bool:
+        """Send until the cursor has to wait (True) or the socket is full or broken (False)."""
+        socket_fd = self.fileno()
+        while (cursor := self._cursor) is not None:
+            segment = cursor.segment
+            offset = cursor.offset
+            end = segment.end
+            if cursor.stop is not None and cursor.stop < end:
+                end = cursor.stop
+            if offset < end:
+                try:
+                    sent = os.sendfile(socket_fd, segment.fd, offset - segment.start, end - offset)
+                except (BlockingIOError, InterruptedError):
+                    return False
+                except OSError:
+                    self._send_failed = True
+                    return False
+                cursor.offset = offset + sent
+                if sent < end - offset:
+                    return False
+            elif not _go_on(cursor, self._blocked):
+                return True
+            if self._tempDataBuffer or self.dataBuffer:
+                return True  # the owner wrote something, which has to go first; doWrite goes on from there
+        return True
+
+    def connectionLost(self, reason: object) -> None:
+        self.unfollow()
+        super().connectionLost(reason)
+
+
+@implementer(IPushProducer)
+class WritingFollower:
+    """The same for transports without a kernel socket of their own (TLS, UNIX): reads a piece, writes it, waits to be resumed."""
+
+    def __init__(self, transport: ITransport) -> None:
+        self._transport = transport
+        self._cursor: Cursor | None = None
+        self._blocked: Blocked | None = None
+        self._paused = False
+        self._pumping = False
+
+    def follow(self, cursor: Cursor, blocked: Blocked) -> None:
+        self._cursor = cursor
+        self._blocked = blocked
+        self._paused = False
+        self._transport.registerProducer(self, True)
+        self.pump()
+
+    def turn_to(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def unfollow(self) -> None:
+        if self._cursor is not None:
+            self._cursor = None
+            self._blocked = None
+            self._transport.unregisterProducer()
+
+    def is_congested(self) -> bool:
+        return self._paused
+
+    def pump(self) -> None:
+        if self._pumping:
+            return  # a write inside the loop paused and resumed us
+        self._pumping = True
+        try:
+            while self._cursor is not None and not self._paused:
+                data = self._cursor.read(READ_SIZE)
+                if data:
+                    self._transport.write(data)
+                elif not _go_on(self._cursor, self._blocked):
+                    return
+        finally:
+            self._pumping = False
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.pump()
+
+    def stopProducing(self) -> None:
+        self._cursor = None
+        self._blocked = None
+
+
+def following(transport: ITransport) -> Following:
+    """The best follower for this transport: itself where the kernel can copy, else one that writes."""
+    if isinstance(transport, FollowingTransport):
+        return transport
+    return WritingFollower(transport)

@@ -1,0 +1,159 @@
+"""Which streams a node copies, from whom, and when it goes back to the one it prefers.
+
+Owns a *group*: upstreams that have the same streams (the origins of a distributor; the two distributors of a pair).  Watches
+each member by a control link, keeps one :class:`relay.net.replication.Replica` per stream of their catalogues.  Called by the
+tiers: a distributor has one group, an aggregator one per pair.
+
+The preferred member is the first.  When it has been up for ``return_seconds``, replicas that read from another go back to it:
+a short while is not enough, or a server that crashes every few seconds would move everybody each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+
+from relay.errors import LimitExceeded
+from relay.names import StreamName
+from relay.net.control import ControlLink
+from relay.net.failover import Upstream
+from relay.net.pulling import Pull, PullMaker
+from relay.net.replication import Counts, LogMaker, Replica
+from relay.net.rtmp_client import ClientSettings
+from relay.net.streams import Hub
+
+RETURN_SECONDS = 5.0
+
+
+class Gatherer:
+    """The copies made from one group.
+
+    Args:
+        name: of the group, for people ("pair a").
+        members: (name, endpoint), the preferred one first.
+        patterns: which streams; literal names among them are what a plain RTMP server is asked for.
+        hub, maker, settings, counts: of the node.
+        make_pull: how a stream of a plain RTMP server is taken in; None if this tier does not.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[tuple[str, IStreamClientEndpoint]],
+        *,
+        patterns: tuple[str, ...],
+        hub: Hub,
+        maker: LogMaker,
+        settings: ClientSettings,
+        counts: Counts,
+        make_pull: PullMaker | None = None,
+        return_seconds: float = RETURN_SECONDS,
+    ) -> None:
+        self.name = name
+        self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
+        self.links = [ControlLink(member, endpoint, settings, self._changed) for member, endpoint in members]
+        self.replicas: dict[StreamName, Replica] = {}
+        self.pulls: dict[StreamName, Pull] = {}
+        self._patterns = patterns
+        self._hub = hub
+        self._maker = maker
+        self._settings = settings
+        self._counts = counts
+        self._make_pull = make_pull
+        self._return_seconds = return_seconds
+        self._refused: set[StreamName] = set()
+
+    def start(self) -> None:
+        """Connect to all members."""
+        for link in self.links:
+            link.start()
+
+    def stop(self) -> Deferred[object]:
+        """Stop copying and let go of all members."""
+        ends = [replica.stop() for replica in self.replicas.values()]
+        ends += [pull.stop() for pull in self.pulls.values()]
+        ends += [link.stop() for link in self.links]
+        return DeferredList(ends, consumeErrors=True)
+
+    def check(self) -> None:
+        """Once a second: has the preferred member been well for a while?"""
+        preferred, link = self.upstreams[0], self.links[0]
+        if link.state != "up" or self._settings.clock.seconds() - link.since < self._return_seconds:
+            return
+        for name, replica in self.replicas.items():
+            if name in link.catalogue and replica.factory.current not in (None, preferred):
+                self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.name)
+                replica.factory.turn_to(preferred)
+
+    def why_not_normal(self) -> list[str]:
+        """What is wrong, in words; empty when the preferred member runs."""
+        return [f"{self.name}: {link.name} is down ({link.why})" for link in self.links[:1] if link.state == "down"]
+
+    def is_down(self) -> bool:
+        """Is there nobody to read from?"""
+        return all(link.state == "down" for link in self.links)
+
+    def _changed(self, link: ControlLink) -> None:
+        index = self.links.index(link)
+        upstream = self.upstreams[index]
+        was_usable, upstream.is_usable = upstream.is_usable, link.state == "up"
+        if link.state == "foreign":
+            self._pull_all(upstream)
+        if was_usable and not upstream.is_usable:
+            for replica in list(self.replicas.values()):
+                if replica.factory.current is upstream:
+                    replica.factory.leave(link.why)
+        if upstream.is_usable:
+            self._adopt(link)
+            if not was_usable:
+                for replica in self.replicas.values():
+                    replica.factory.wake()
+        self._drop_gone()
+
+    def _adopt(self, link: ControlLink) -> None:
+        for name, entry in link.catalogue.items():
+            replica = self.replicas.get(name)
+            if replica is None and name.matches(self._patterns) and name not in self._refused:
+                replica = self._begin(name)
+            if replica is not None and (replica.factory.current is None or replica.factory.current.name == link.name):
+                replica.set_live(entry.is_live)
+
+    def _begin(self, name: StreamName) -> Replica | None:
+        if self._hub.get(name) is not None:
+            return None  # another group carries it
+        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts)
+        try:
+            replica.start()
+        except LimitExceeded as error:
+            self._refused.add(name)
+            self.log.error("{stream} is not copied: {error}", stream=str(name), error=str(error))
+            return None
+        self.replicas[name] = replica
+        return replica
+
+    def _drop_gone(self) -> None:
+        """Forget streams that no member has any more; members that are down have no say."""
+        up = [link for link in self.links if link.state == "up"]
+        if len(up) < len(self.links):
+            return
+        for name in [name for name in self.replicas if not any(name in link.catalogue for link in up)]:
+            self.replicas.pop(name).stop()
+            self._hub.remove(name)
+            self._maker.forget(name)
+
+    def _pull_all(self, upstream: Upstream) -> None:
+        """A plain RTMP server has no catalogue: ask it for the streams that were named."""
+        if self._make_pull is None:
+            return
+        for pattern in self._patterns:
+            if any(character in pattern for character in "*?["):
+                continue
+            name = StreamName.parse(pattern)
+            if name not in self.pulls:
+                self.pulls[name] = self._make_pull(name, [upstream])
+                self.pulls[name].start()

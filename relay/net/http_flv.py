@@ -1,0 +1,198 @@
+"""HTTP-FLV on the media port: one request a connection, answered with an endless FLV file.
+
+Owns the request's conversation; h11 parses it (strictly: request smuggling and its kin are its business).  The bytes come
+through a :class:`relay.net.viewer.Viewer`.  Called by the sniffing protocol.
+
+    GET /live/demo.flv  ->  200, video/x-flv, until either side closes
+    HEAD                ->  the same head at once (404 if the stream is not there)
+    OPTIONS             ->  204 with the CORS heads
+    anything else       ->  405; bad requests 400; unknown streams 404 after ``stream_wait_seconds``
+
+Whatever follows the first request is ignored: the answer says ``Connection: close``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from http import HTTPStatus
+from typing import Protocol
+
+import h11
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay.errors import NameRefused
+from relay.limits import Limits
+from relay.names import StreamName, split_query
+from relay.net.sockets import NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
+from relay.net.streams import Hub, LiveStream, StreamNotFound
+from relay.net.viewer import FlvForm, Viewer
+
+SUFFIX = ".flv"
+ALLOWED = "GET, HEAD, OPTIONS"
+
+
+class MediaNode(Protocol):
+    """What the protocol asks of the node that it serves."""
+
+    hub: Hub
+    limits: Limits
+    clock: IReactorTime
+    outcomes: Counter[str]
+    allow_origin: str
+
+
+class HttpFlvProtocol(TwistedProtocol):
+    """One request, one stream."""
+
+    log = Logger()
+
+    def __init__(self, node: MediaNode, peer: str) -> None:
+        self.node = node
+        self.peer = peer
+        self.viewer: Viewer | None = None
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=node.limits.http_head_bytes)
+        self._waiting: Deferred[LiveStream] | None = None
+        self._timer: IDelayedCall | None = None
+        self._outcome = ""
+        self._has_request = False
+
+    # Twisted's side
+
+    def connectionMade(self) -> None:
+        tune(self.transport, VIEWER_TIMEOUT_MS, NOTSENT_LOWAT)
+        self._timer = self.node.clock.callLater(self.node.limits.http_head_seconds, self._too_late)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._has_request:
+            return
+        try:
+            self._http.receive_data(data)
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            self._answer(HTTPStatus(error.error_status_hint), str(error))
+            return
+        if isinstance(event, h11.Request):
+            self._has_request = True
+            self._cancel_timer()
+            self._respond_to(event)
+
+    def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
+        self._cancel_timer()
+        self._outcome = self._outcome or "peer_closed"
+        self.node.outcomes[f"http_{self._outcome}"] += 1
+        self._release()
+
+    # the request
+
+    def _respond_to(self, request: h11.Request) -> None:
+        method = request.method.decode("ascii")
+        if method == "OPTIONS":
+            self._answer(HTTPStatus.NO_CONTENT)
+            return
+        if method not in ("GET", "HEAD"):
+            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not {ALLOWED}")
+            return
+        if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
+            self._answer(HTTPStatus.BAD_REQUEST, f"a {method} has no body here")
+            return
+        try:
+            name = stream_of(request.target.decode("ascii", "replace"))
+        except NameRefused as refusal:
+            self._answer(HTTPStatus.NOT_FOUND, str(refusal))
+            return
+        if method == "HEAD":
+            stream = self.node.hub.get(name)
+            is_there = stream is not None and stream.log.newest_join_point() is not None
+            self._answer(HTTPStatus.OK if is_there else HTTPStatus.NOT_FOUND)
+            return
+        self._waiting = self.node.hub.when_joinable(name)
+        self._waiting.addCallbacks(self._joinable, self._absent)
+
+    def _joinable(self, stream: LiveStream) -> None:
+        self._waiting = None
+        join = stream.log.newest_join_point()
+        assert join is not None
+        self._write_head(HTTPStatus.OK, "video/x-flv")
+        self.viewer = Viewer(stream, self.transport, FlvForm(), self.close, self.node.clock.seconds())
+        self.viewer.join(join)
+
+    def _absent(self, failure: Failure) -> None:
+        self._waiting = None
+        if failure.check(StreamNotFound):
+            self._answer(HTTPStatus.NOT_FOUND, failure.getErrorMessage())
+        elif failure.check(CancelledError) is None:
+            self.log.failure("waiting for a stream", failure)
+
+    # the answer
+
+    def _answer(self, status: HTTPStatus, why: str = "") -> None:
+        body = f"{status} {status.phrase}{': ' if why else ''}{why}\n".encode("ascii", "replace")
+        if status is HTTPStatus.OK:
+            self._write_head(status, "video/x-flv")
+        elif status is HTTPStatus.NO_CONTENT:
+            self._write_head(status, "")
+        else:
+            self._write_head(status, "text/plain; charset=us-ascii", body)
+        self.close(f"{int(status)}")
+
+    def _write_head(self, status: HTTPStatus, content_type: str, body: bytes = b"") -> None:
+        headers = [("Connection", "close"), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+        if content_type:
+            headers.append(("Content-Type", content_type))
+        if body:
+            headers.append(("Content-Length", str(len(body))))
+        if status is HTTPStatus.METHOD_NOT_ALLOWED or status is HTTPStatus.NO_CONTENT:
+            headers.append(("Allow", ALLOWED))
+        if self.node.allow_origin:
+            headers.append(("Access-Control-Allow-Origin", self.node.allow_origin))
+        # An endless body is framed by the end of the connection: that is HTTP/1.0's form of it, which every client knows.
+        writer = h11.Connection(h11.SERVER)
+        writer.receive_data(b"GET / HTTP/1.0\r\n\r\n")
+        writer.next_event()
+        head = writer.send(h11.Response(status_code=status, reason=status.phrase.encode(), headers=headers))
+        self.transport.write((head or b"") + body)
+
+    # the end
+
+    def close(self, outcome: str) -> None:
+        """Send what is written, then close; by force if the peer does not take it."""
+        if self._outcome:
+            return
+        self._outcome = outcome
+        self._release()
+        self.transport.loseConnection()
+        self._cancel_timer()
+        self._timer = self.node.clock.callLater(self.node.limits.close_seconds, self.transport.abortConnection)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not come")
+
+    def _release(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        if self.viewer is not None:
+            self.viewer.stop()
+            self.viewer = None
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+def stream_of(target: str) -> StreamName:
+    """``/live/demo.flv?any=query`` to the stream's name.
+
+    Raises:
+        NameRefused: it is no such path.
+    """
+    path, _ = split_query(target)
+    if not path.startswith("/") or not path.endswith(SUFFIX):
+        raise NameRefused(f"{path[:64]!r} is not /APP/NAME{SUFFIX}")
+    return StreamName.parse(path[1 : -len(SUFFIX)])

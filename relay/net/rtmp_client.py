@@ -1,0 +1,145 @@
+"""The client's end of an RTMP connection: a :class:`relay.rtmp.client.ClientSession` on a Twisted transport.
+
+Owns bytes in, bytes out, deadlines and the node's proof of identity; what the connection is *for* is in the subclasses
+(replication, control, pulling from and publishing to a server).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import attrs
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay.errors import RemoteProtocolError
+from relay.limits import Limits
+from relay.net.identity import NodeIdentity, PeerNode
+from relay.net.sockets import NODE_TIMEOUT_MS, host_of, tune
+from relay.rtmp.client import ClientSession
+from relay.rtmp.events import ClientEvent, Connected, ConnectRejected, HandshakeDone, StreamCreated
+from relay.rtmp.handshake import NONCE_SIZE
+
+
+@attrs.frozen(kw_only=True)
+class ClientSettings:
+    """What all client connections of a node share."""
+
+    identity: NodeIdentity
+    limits: Limits
+    clock: IReactorTime
+
+
+class RtmpClientProtocol(Protocol):
+    """Connects, and hands every other event to ``received``.
+
+    Subclasses override ``connected``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once, however
+    the connection ended, with a word for the log.
+    """
+
+    log = Logger()
+
+    def __init__(self, settings: ClientSettings, app: str, tc_url: str) -> None:
+        self.settings = settings
+        self.session = ClientSession(settings.limits, os.urandom(NONCE_SIZE))
+        self.peer_node: PeerNode | None = None
+        self.heard_at = 0.0  # clock seconds at the last byte from the peer
+        self._app = app
+        self._tc_url = tc_url
+        self._deadline: IDelayedCall | None = None
+        self._outcome = ""
+
+    # what subclasses fill in
+
+    def connected(self, properties: dict[str, Any]) -> None:
+        """The server accepted us.  By default a stream is created."""
+        self.session.create_stream()
+
+    def created(self, message_stream_id: int) -> None:
+        """A stream may be used."""
+
+    def received(self, event: ClientEvent) -> None:
+        """Anything else."""
+
+    def read_done(self) -> None:
+        """All events of one read were handled."""
+
+    def over(self, outcome: str) -> None:
+        """The connection is gone."""
+
+    # what they call
+
+    def is_ready(self) -> None:
+        """The connection does what it is for: no deadline any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def flush(self) -> None:
+        """Send what the session has to send."""
+        data = self.session.data_to_send()
+        if data and self.transport is not None:
+            self.transport.write(data)
+
+    def give_up(self, outcome: str) -> None:
+        """End the connection now, for this reason."""
+        self._outcome = self._outcome or outcome
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    # Twisted's side
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        tune(self.transport, NODE_TIMEOUT_MS)
+        clock = self.settings.clock
+        self.heard_at = clock.seconds()
+        self._deadline = clock.callLater(self.settings.limits.handshake_seconds, self._too_late)
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard_at = self.settings.clock.seconds()
+        try:
+            for event in self.session.receive_data(data, self.heard_at):
+                self._handle(event)
+            self.read_done()
+        except RemoteProtocolError as error:
+            self.log.warn("{host}: {error}", host=host_of(self.transport), error=str(error))
+            self.give_up("protocol_error")
+            return
+        self.flush()
+
+    def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
+        self.is_ready()
+        self.over(self._outcome or "connection_lost")
+
+    def _handle(self, event: ClientEvent) -> None:
+        if isinstance(event, HandshakeDone):
+            session = self.session
+            properties = self.settings.identity.properties("client", session.their_nonce, session.our_nonce)
+            session.connect(self._app, self._tc_url, properties)
+        elif isinstance(event, Connected):
+            self._recognize(event.properties)
+            self.connected(event.properties)
+        elif isinstance(event, ConnectRejected):
+            self.log.warn(
+                "{host} refused us: {description}", host=host_of(self.transport), description=event.description[:200]
+            )
+            self.give_up("refused")
+        elif isinstance(event, StreamCreated):
+            self.created(event.message_stream_id)
+        else:
+            self.received(event)
+
+    def _recognize(self, properties: dict[str, Any]) -> None:
+        session = self.session
+        self.peer_node = self.settings.identity.recognize(
+            properties, "server", session.their_nonce, session.our_nonce, host_of(self.transport)
+        )
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        self.give_up("handshake_timeout")

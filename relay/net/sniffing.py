@@ -1,0 +1,218 @@
+"""One port speaks everything: the first bytes decide.
+
+    03              RTMP
+    GET, HEAD, …    HTTP (a media request)
+    0D 0A 0D 0A 00  PROXY protocol v2, "PROXY " v1: only from addresses that the node trusts; what follows is one of the above
+
+Owns admission (how many connections, from whom), the PROXY header and the choice; then passes bytes on.  Called by the port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relay.errors import RemoteProtocolError
+from relay.limits import Limits
+from relay.net.proxy import ProxyHeader, ProxyReader
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+RTMP_VERSION = 0x03
+
+
+class PortFactory(Factory):
+    """Admits connections and makes what speaks on them.
+
+    Args:
+        make_rtmp, make_http: called with the peer's address "host:port" and, if there was one, the PROXY header.
+        trusted: who may send PROXY headers.
+        is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
+    """
+
+    log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        make_rtmp: Callable[[str], Protocol],
+        make_http: Callable[[str], Protocol],
+        limits: Limits,
+        clock: IReactorTime,
+        outcomes: Counter[str],
+        trusted: Sequence[Network] = LOOPBACK,
+        is_authentic: Callable[[ProxyHeader], bool] = lambda header: False,
+    ) -> None:
+        self.make_rtmp = make_rtmp
+        self.make_http = make_http
+        self.limits = limits
+        self.clock = clock
+        self.outcomes = outcomes
+        self.is_authentic = is_authentic
+        self.connections: set[SniffingProtocol] = set()
+        self.undecided = 0
+        self._trusted = trusted
+        self._by_address: Counter[str] = Counter()
+        self._refused_logged_at = float("-inf")
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        host = getattr(addr, "host", "") or ""
+        reason = self._refusal(host)
+        if reason:
+            self.outcomes[f"refused_{reason}"] += 1
+            now = self.clock.seconds()
+            if now - self._refused_logged_at > 1:
+                self._refused_logged_at = now
+                self.log.warn("{host} refused: limit {reason}", host=host, reason=reason)
+            return None
+        self._by_address[host] += 1
+        protocol = SniffingProtocol(self, host)
+        self.connections.add(protocol)
+        self.undecided += 1
+        return protocol
+
+    def trusts(self, host: str) -> bool:
+        """May this address send a PROXY header?"""
+        if not host:
+            return True  # a UNIX socket: its permissions decide
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+    def gone(self, protocol: SniffingProtocol, host: str) -> None:
+        """A connection is over."""
+        self.connections.discard(protocol)
+        self._by_address[host] -= 1
+        if not self._by_address[host]:
+            del self._by_address[host]
+
+    def abort_all(self) -> None:
+        """The node stops: let go of everybody."""
+        for protocol in list(self.connections):
+            protocol.abort()
+
+    def _refusal(self, host: str) -> str:
+        if len(self.connections) >= self.limits.connections:
+            return "connections"
+        if self._by_address[host] >= self.limits.connections_per_address and host:
+            return "connections_per_address"
+        if self.undecided >= self.limits.handshaking_connections:
+            return "handshaking_connections"
+        return ""
+
+
+class SniffingProtocol(Protocol):
+    """Reads until it knows what the peer speaks, then passes everything on."""
+
+    log = Logger()
+
+    def __init__(self, factory: PortFactory, host: str) -> None:
+        self.ports = factory
+        self._host = host
+        self._peer = ""
+        self._inner: Protocol | None = None
+        self._proxy: ProxyReader | None = None
+        self._is_proxied = False
+        self._deadline: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        port = getattr(self.transport.getPeer(), "port", 0)
+        self._peer = f"{self._host or 'unix'}:{port}"
+        limits = self.ports.limits
+        self._deadline = self.ports.clock.callLater(limits.handshake_seconds, self._refuse, "silent")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._inner is not None:
+            self._inner.dataReceived(data)
+        elif self._proxy is not None:
+            self._read_proxy(data)
+        else:
+            self._sniff(data)
+
+    def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
+        self._decided()
+        self.ports.gone(self, self._host)
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+
+    def abort(self) -> None:
+        """Let go of the peer at once."""
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+    def _sniff(self, data: bytes) -> None:
+        first = data[0]
+        if first == RTMP_VERSION:
+            self._speak(self.ports.make_rtmp(self._peer), data)
+        elif not self._is_proxied and first in b"\r\nP" and self._may_be_proxy(data):
+            self._proxy = ProxyReader(self.ports.limits)
+            self._restart_deadline(self.ports.limits.proxy_header_seconds)
+            self._read_proxy(data)
+        elif 0x41 <= first <= 0x5A:  # a method letter
+            self._speak(self.ports.make_http(self._peer), data)
+        else:
+            self._refuse("bad_first_byte")
+
+    def _may_be_proxy(self, data: bytes) -> bool:
+        """Is this a PROXY header, from somebody who may send one?  ("P" may also begin POST or PUT.)"""
+        if data[:1] == b"P" and not b"PROXY "[: len(data)] == data[:6]:
+            return False
+        return self.ports.trusts(self._host) or data[:1] == b"\r"
+
+    def _read_proxy(self, data: bytes) -> None:
+        assert self._proxy is not None
+        try:
+            done = self._proxy.feed(data)
+        except RemoteProtocolError as error:
+            self.log.warn("{peer}: {error}", peer=self._peer, error=str(error))
+            self._refuse("bad_proxy_header")
+            return
+        if done is None:
+            return
+        header, rest = done
+        if not (self.ports.trusts(self._host) or self.ports.is_authentic(header)):
+            self.log.warn("{peer} sent a PROXY header but is not trusted (see --trust-proxy)", peer=self._peer)
+            self._refuse("untrusted_proxy_header")
+            return
+        self._proxy = None
+        self._is_proxied = True
+        if header.source is not None:
+            self._peer = f"{header.source.host}:{header.source.port}"
+        if rest:
+            self._sniff(rest)
+
+    def _speak(self, inner: Protocol, data: bytes) -> None:
+        self._decided()
+        self._inner = inner
+        inner.makeConnection(self.transport)
+        inner.dataReceived(data)
+
+    def _refuse(self, outcome: str) -> None:
+        self.ports.outcomes[outcome] += 1
+        self._decided()
+        self.transport.abortConnection()
+
+    def _restart_deadline(self, seconds: float) -> None:
+        if self._deadline is not None:
+            self._deadline.reset(seconds)
+
+    def _decided(self) -> None:
+        if self._deadline is not None:
+            if self._deadline.active():
+                self._deadline.cancel()
+            self._deadline = None
+            self.ports.undecided -= 1
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """``--trust-proxy`` values to networks.  Raises ``ValueError`` with the text of the bad one."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)

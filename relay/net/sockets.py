@@ -1,0 +1,34 @@
+"""Socket options that Twisted does not set, in one place.
+
+Called by every protocol in ``connectionMade``.  Figures: without ``TCP_USER_TIMEOUT`` a sender notices a peer that is cut off
+after about 15 minutes (tcp_retries2), without keep-alive a receiver after two hours.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+NODE_TIMEOUT_MS = 3_000  # between nodes: data unacknowledged for this long ends the connection
+VIEWER_TIMEOUT_MS = 25_000  # viewers: mobile networks pause for many seconds
+NOTSENT_LOWAT = 128 << 10  # bytes the kernel holds unsent for a viewer: what a slow one costs
+
+
+def host_of(transport: Any) -> str:
+    """The peer's address as text; empty for a UNIX socket."""
+    return getattr(transport.getPeer(), "host", "") or ""
+
+
+def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:
+    """Set no-delay, keep-alive and the timeouts on a TCP transport; other transports are left as they are."""
+    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
+    if not isinstance(handle, socket.socket) or handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, timeout_ms // 3000))
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, timeout_ms // 3000))
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    if notsent_lowat:
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)

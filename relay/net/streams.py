@@ -1,0 +1,214 @@
+"""The live streams of one node: who feeds them, who reads them, who waits for them.
+
+Owns the map from names to streams and the rule by which a reader waits.  Does not know where bytes come from (ingest,
+replication) or go to (protocols).  Called by everything in ``net`` that has to do with streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from relay.errors import LimitExceeded, RelayError
+from relay.limits import Limits
+from relay.log.log import StreamLog
+from relay.names import StreamName
+from relay.net.viewer import Viewer
+from relay.net.wakeup import Wakeup
+
+
+class StreamNotFound(RelayError):
+    """The stream did not come within the time that a reader waits."""
+
+
+class LiveStream:
+    """One stream on this node: its log (of the present epoch), its readers, its state.
+
+    ``is_live``: somebody feeds it now.  A stream that is not live keeps its log and its readers: its feed may come back.
+    """
+
+    def __init__(self, name: StreamName, log: StreamLog, clock: IReactorTime, merge_seconds: float) -> None:
+        self.name = name
+        self.log = log
+        self.wakeup = Wakeup(clock, merge_seconds)
+        self.viewers: dict[Viewer, None] = {}
+        self.is_live = False
+        self.source = ""  # who feeds it, in words, for people
+        self.bits_per_second = 0.0
+        self.skips = 0
+        self.evictions = 0
+        self.on_flush: Callable[[LiveStream], None] | None = None
+        self._metered = (0.0, 0)
+
+    def __repr__(self) -> str:
+        return f"<LiveStream {self.name} {'live' if self.is_live else 'idle'} end={self.log.end}>"
+
+    def add_viewer(self, viewer: Viewer) -> None:
+        """Wake ``viewer`` from now on; adding it again is harmless."""
+        self.viewers[viewer] = None
+        self.wakeup.add(viewer)
+
+    def remove_viewer(self, viewer: Viewer) -> None:
+        """Wake it no more."""
+        self.viewers.pop(viewer, None)
+        self.wakeup.remove(viewer)
+        if not self.viewers:
+            self.log.discard_flv()
+
+    def flush(self) -> None:
+        """Write what was appended, then tell the readers (I5: in this order)."""
+        if self.log.flush():
+            self.wakeup.notify()
+            if self.on_flush is not None:
+                self.on_flush(self)
+
+    def succeed(self, log: StreamLog) -> None:
+        """A new epoch goes on where the present one ends."""
+        self.log.finish(log)
+        self.log = log
+        self.wakeup.notify()
+
+    def end(self) -> None:
+        """The broadcast is over: readers are told when they have read everything."""
+        self.log.finish(None)
+        self.wakeup.notify()
+
+    def meter(self, now: float) -> None:
+        """Once a second: measure the bit rate."""
+        then, offset = self._metered
+        if now > then > 0 and self.log.end >= offset:
+            self.bits_per_second = 8 * (self.log.end - offset) / (now - then)
+        self._metered = (now, self.log.end)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for viewer in list(self.viewers):
+            viewer.stop()
+        self.wakeup.close()
+        self.log.close()
+
+
+Observer = Callable[[str, LiveStream], None]
+"""Told ("appeared" | "changed" | "disappeared", stream)."""
+
+
+class Hub:
+    """All streams of a node.
+
+    Args:
+        clock: the reactor.
+        limits: how many streams; how long readers wait; how slow they may be.
+        merge_seconds: longest time that wake-ups of a stream's readers are merged for.
+    """
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, limits: Limits, merge_seconds: float = 0.1) -> None:
+        self.clock = clock
+        self.limits = limits
+        self.merge_seconds = merge_seconds
+        self._streams: dict[StreamName, LiveStream] = {}
+        self._waiting: dict[StreamName, list[Deferred[LiveStream]]] = {}
+        self._observers: list[Observer] = []
+
+    def __iter__(self) -> Iterator[LiveStream]:
+        return iter(list(self._streams.values()))
+
+    def get(self, name: StreamName) -> LiveStream | None:
+        """The stream, if it is known here."""
+        return self._streams.get(name)
+
+    def add(self, name: StreamName, log: StreamLog) -> LiveStream:
+        """A stream begins to exist here.
+
+        Raises:
+            LimitExceeded: there are too many.
+        """
+        if len(self._streams) >= self.limits.streams:
+            raise LimitExceeded("streams", self.limits.streams)
+        stream = LiveStream(name, log, self.clock, self.merge_seconds)
+        stream.on_flush = self._flushed
+        self._streams[name] = stream
+        self.tell("appeared", stream)
+        self._flushed(stream)
+        return stream
+
+    def remove(self, name: StreamName) -> None:
+        """A stream is forgotten; its readers are let go."""
+        stream = self._streams.pop(name, None)
+        if stream is not None:
+            self.tell("disappeared", stream)
+            stream.close()
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of every change from now on."""
+        self._observers.append(observer)
+
+    def tell(self, event: str, stream: LiveStream) -> None:
+        """Tell all observers."""
+        for observer in list(self._observers):
+            observer(event, stream)
+
+    def set_live(self, stream: LiveStream, is_live: bool, source: str) -> None:
+        """Somebody feeds the stream now, or nobody does."""
+        stream.source = source
+        if stream.is_live != is_live:
+            stream.is_live = is_live
+            self.tell("changed", stream)
+
+    def when_joinable(self, name: StreamName) -> Deferred[LiveStream]:
+        """Fires when a reader can start, at once if it can now.
+
+        Fails with :class:`StreamNotFound` after ``stream_wait_seconds``.  Cancel it when the reader goes.
+        """
+        stream = self._streams.get(name)
+        waiting: Deferred[LiveStream] = Deferred(lambda deferred: self._forget(name, deferred))
+        if stream is not None and stream.log.newest_join_point() is not None:
+            waiting.callback(stream)
+            return waiting
+        self._waiting.setdefault(name, []).append(waiting)
+        timeout = self.clock.callLater(self.limits.stream_wait_seconds, self._give_up, name, waiting)
+
+        def over(result: object) -> object:
+            if timeout.active():
+                timeout.cancel()
+            return result
+
+        return waiting.addBoth(over)
+
+    def check(self) -> None:
+        """Once a second: meter streams, look for slow readers."""
+        now = self.clock.seconds()
+        for stream in self:
+            stream.meter(now)
+            for viewer in list(stream.viewers):
+                viewer.check(now, self.limits.viewer_skip_seconds, self.limits.viewer_close_seconds)
+
+    def close(self) -> None:
+        """Let go of everything; whoever waits is told that the stream is not there."""
+        for name, waiting in list(self._waiting.items()):
+            for deferred in list(waiting):
+                self._give_up(name, deferred)
+        for stream in self:
+            stream.close()
+        self._streams.clear()
+        self._observers.clear()
+
+    def _flushed(self, stream: LiveStream) -> None:
+        if stream.name in self._waiting and stream.log.newest_join_point() is not None:
+            for deferred in self._waiting.pop(stream.name):
+                deferred.callback(stream)
+
+    def _forget(self, name: StreamName, deferred: Deferred[LiveStream]) -> None:
+        waiting = self._waiting.get(name, [])
+        if deferred in waiting:
+            waiting.remove(deferred)
+            if not waiting:
+                del self._waiting[name]
+
+    def _give_up(self, name: StreamName, deferred: Deferred[LiveStream]) -> None:
+        self._forget(name, deferred)
+        deferred.errback(StreamNotFound(f"no stream {name} here"))

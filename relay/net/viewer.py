@@ -1,0 +1,292 @@
+"""One reader of one stream: joins, follows, is interrupted, skips, crosses epochs, ends.
+
+Owns the reader's cursor and what is sent that is not the log's next byte.  Knows nothing of commands or HTTP: what it says
+at each jump comes from a :class:`Form`.  Called by the server protocols and, once a second, by the hub.
+
+Theory.  What a reader is sent is log bytes, except at these moments, and each is at a message boundary:
+
+    landing     it jumps to a join point (it joins; it is too far behind; its next byte is not here)
+    crossing    the log ended and another epoch goes on: from that one's first byte
+    interject   somebody else has bytes for the same connection (a reply to a command, a ping)
+    ending      the broadcast is over
+
+So every one of them is: halt the cursor at a boundary, write, let it run.  (The session layer of the balancer will hang its
+suspend and checkpoint here.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.interfaces import ITransport
+
+from relay.flv.tags import FILE_HEADER, tag
+from relay.log.cursor import Cursor, CursorState
+from relay.log.index import JoinPoint
+from relay.log.log import StreamLog
+from relay.log.record import encode_record
+from relay.net.following import following
+
+if TYPE_CHECKING:
+    from relay.net.streams import LiveStream
+
+
+class Form(Protocol):
+    """One byte form of a stream, and what to say in it at a jump."""
+
+    may_skip: bool  # may a reader that is behind be moved forward?
+
+    def cursor(self, log: StreamLog, offset: int) -> Cursor:
+        """A cursor at an offset of this form."""
+
+    def offset_of(self, join: JoinPoint) -> int:
+        """The join point's place in this form."""
+
+    def boundary(self, log: StreamLog, offset: int) -> int:
+        """The first message boundary at or after ``offset``."""
+
+    def offset_at(self, log: StreamLog, time_ms: int) -> int:
+        """Where this form stood at a media time."""
+
+    def first(self, log: StreamLog) -> int:
+        """The log's first retained byte in this form."""
+
+    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
+        """What to say before the bytes from ``join`` on."""
+
+    def crossing(self, log: StreamLog) -> bytes:
+        """What to say before the first byte of ``log``, the next epoch."""
+
+    def ending(self) -> bytes:
+        """What to say when the broadcast is over."""
+
+
+class RtmpForm:
+    """The log's own bytes."""
+
+    may_skip = True
+
+    def __init__(self, ending: Callable[[], bytes] = bytes) -> None:
+        self._ending = ending
+
+    def cursor(self, log: StreamLog, offset: int) -> Cursor:
+        return log.rtmp.cursor(offset)
+
+    def offset_of(self, join: JoinPoint) -> int:
+        return join.offset
+
+    def boundary(self, log: StreamLog, offset: int) -> int:
+        return log.rtmp.boundary_at_or_after(offset)
+
+    def offset_at(self, log: StreamLog, time_ms: int) -> int:
+        return log.offset_at_time(time_ms)
+
+    def first(self, log: StreamLog) -> int:
+        return log.start
+
+    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
+        return b"".join(encode_record(message) for message in join.headers.messages(join.timestamp))
+
+    def crossing(self, log: StreamLog) -> bytes:
+        return b""
+
+    def ending(self) -> bytes:
+        return self._ending()
+
+
+class FlvForm:
+    """The FLV rendition, made when its first reader comes."""
+
+    may_skip = True
+
+    def __init__(self) -> None:
+        self._has_begun = False
+
+    def cursor(self, log: StreamLog, offset: int) -> Cursor:
+        return log.open_flv(offset).cursor(offset)
+
+    def offset_of(self, join: JoinPoint) -> int:
+        return join.flv_offset
+
+    def boundary(self, log: StreamLog, offset: int) -> int:
+        return log.open_flv(offset).boundary_at_or_after(offset)
+
+    def offset_at(self, log: StreamLog, time_ms: int) -> int:
+        return log.flv_offset_at_time(time_ms)
+
+    def first(self, log: StreamLog) -> int:
+        return log.flv_start
+
+    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
+        head = b"" if self._has_begun else FILE_HEADER
+        self._has_begun = True
+        return head + b"".join(tag(message) for message in join.headers.messages(join.timestamp))
+
+    def crossing(self, log: StreamLog) -> bytes:
+        return b""
+
+    def ending(self) -> bytes:
+        return b""
+
+
+class Viewer:
+    """Sends one stream to one transport in one form.
+
+    Invariant: between two calls of the form's ``landing`` / ``crossing`` / an interjection, what the transport is sent is
+    one unbroken run of the rendition, and each run starts and ends at a message boundary.
+
+    Args:
+        stream: what to read.
+        transport: where to; nobody else may write to it from ``start`` on, but by ``interject``.
+        form: RTMP, FLV or replication.
+        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow"); the owner
+            then closes the transport.  Not called after ``stop``.
+    """
+
+    def __init__(
+        self, stream: LiveStream, transport: ITransport, form: Form, on_end: Callable[[str], None], now: float
+    ) -> None:
+        self.stream = stream
+        self.transport = transport
+        self.messages_skipped_at = 0
+        self.skips = 0
+        self.bytes_landed = 0  # bytes that were not the log's: preambles and interjections
+        self._form = form
+        self._on_end = on_end
+        self._follower = following(transport)
+        self._log: StreamLog = stream.log
+        self._cursor: Cursor | None = None
+        self._pending: list[bytes] = []
+        self._is_skipping = False
+        self._checked_offset = -1
+        self._progressed_at = now
+
+    @property
+    def log(self) -> StreamLog:
+        """The epoch it reads now."""
+        return self._log
+
+    @property
+    def offset(self) -> int:
+        """Its place in the rendition; -1 before the start and after the end."""
+        return -1 if self._cursor is None else self._cursor.offset
+
+    def join(self, join: JoinPoint) -> None:
+        """Start at a join point of the stream's present log."""
+        self._write(self._form.landing(self._log, join))
+        self._begin(self._form.offset_of(join))
+
+    def start_at(self, log: StreamLog, offset: int) -> None:
+        """Start at a position, without a word."""
+        self._log = log
+        self._begin(offset)
+
+    def pump(self) -> None:
+        """Send what there is (called by the wake-up)."""
+        self._follower.pump()
+
+    def interject(self, data: bytes) -> None:
+        """Send ``data`` at the next message boundary."""
+        if self._cursor is None:
+            self._write(data)
+            return
+        self._pending.append(data)
+        self._halt()
+        self._follower.pump()
+
+    def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
+        """Once a second: is this reader too slow?"""
+        cursor = self._cursor
+        if cursor is None:
+            return
+        if cursor.offset != self._checked_offset or not self._follower.is_congested():
+            self._checked_offset = cursor.offset
+            self._progressed_at = now
+        elif now - self._progressed_at > close_seconds:
+            self._finish("evicted_slow")
+            return
+        if self._form.may_skip and not self._is_skipping and self._lag_ms() > skip_seconds * 1000:
+            self._is_skipping = True
+            self._halt()
+
+    def stop(self) -> None:
+        """Stop sending; the transport stays open."""
+        if self._cursor is not None:
+            self._follower.unfollow()
+            self.stream.remove_viewer(self)
+            self._cursor.close()
+            self._cursor = None
+
+    def _begin(self, offset: int) -> None:
+        self._cursor = self._form.cursor(self._log, offset)
+        self.stream.add_viewer(self)
+        self._follower.follow(self._cursor, self._blocked)
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self.bytes_landed += len(data)
+            self.transport.write(data)
+
+    def _lag_ms(self) -> float:
+        """How much media, in ms, lies between the reader and the log's end: 0 if it is at it."""
+        assert self._cursor is not None
+        return self._form.lag_ms(self._log, self._cursor.offset)
+
+    def _halt(self) -> None:
+        assert self._cursor is not None
+        if self._cursor.stop is None:
+            self._cursor.stop = self._form.boundary(self._log, self._cursor.offset)
+
+    def _blocked(self, state: CursorState) -> bool:
+        if state is CursorState.AT_STOP:
+            return self._halted()
+        if state is CursorState.GAP:
+            return self._land()
+        return self._cross()
+
+    def _halted(self) -> bool:
+        assert self._cursor is not None
+        self._cursor.stop = None
+        pending, self._pending = self._pending, []
+        self._write(b"".join(pending))
+        if self._is_skipping:
+            self._is_skipping = False
+            self._land()
+        return self._cursor is not None
+
+    def _land(self) -> bool:
+        """Go on at the newest join point, if it lies ahead."""
+        assert self._cursor is not None
+        join = self._log.newest_join_point()
+        if join is None or self._form.offset_of(join) <= self._cursor.offset:
+            return False
+        self.skips += 1
+        self.stream.skips += 1
+        self._write(self._form.landing(self._log, join))
+        self._move(self._form.offset_of(join))
+        return True
+
+    def _cross(self) -> bool:
+        """The log is finished: go on in the next epoch, or end."""
+        successor = self._log.successor
+        if successor is None:
+            self._write(self._form.ending())
+            self._finish("ended")
+            return False
+        self._log = successor
+        self._write(self._form.crossing(successor))
+        self._move(self._form.first(successor))
+        return True
+
+    def _move(self, offset: int) -> None:
+        """Put the cursor at another place of the (possibly new) log."""
+        assert self._cursor is not None
+        old = self._cursor
+        self._cursor = self._form.cursor(self._log, offset)
+        self._follower.turn_to(self._cursor)
+        old.close()
+
+    def _finish(self, outcome: str) -> None:
+        self.stop()
+        self._on_end(outcome)

@@ -1,0 +1,129 @@
+"""When the followers of a stream are told that there is more to send.
+
+Owns the rhythm; knows nothing of bytes.  Called by :class:`relay.net.streams.LiveStream` after each flush of its log; calls
+``pump()`` on each follower.
+
+Theory.  A wake-up costs one system call per viewer, however little there is to send.  While few watch, each flush wakes all
+at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per *interval*, which
+grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst that delays everything
+else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the interval.
+
+    followers    1 ... EAGER          at once, each flush
+    more         interval = bound x min(1, followers / FULL), in ticks of at least TICK
+
+Design refused: a timer per follower (the timer heap costs more than the send), and a fixed tick (adds lag for nobody's
+good while few watch).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system calls
+FULL = 1000  # followers from which the whole interval is used
+TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
+
+
+class Follower(Protocol):
+    """What a wake-up needs of whom it wakes."""
+
+    def pump(self) -> None:
+        """Send what there is."""
+
+
+class Wakeup:
+    """Wakes the followers of one stream.
+
+    Invariant: after ``notify()``, each follower's ``pump`` is called within ``bound`` seconds (of an idle reactor's time).
+
+    Args:
+        clock: the reactor.
+        bound: longest time that wake-ups are merged for, seconds; 0 wakes at once however many there are.
+    """
+
+    def __init__(self, clock: IReactorTime, bound: float = 0.1) -> None:
+        self._clock = clock
+        self._bound = bound
+        self._followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
+        self._slices: list[dict[Follower, None]] = [{}]
+        self._dirty: set[int] = set()  # slices that have not been woken since the last notify
+        self._next = 0
+        self._call: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    @property
+    def interval(self) -> float:
+        """Seconds that wake-ups are merged for at the present number of followers."""
+        count = len(self._followers)
+        return 0.0 if count <= EAGER else self._bound * min(1.0, count / FULL)
+
+    def add(self, follower: Follower) -> None:
+        """Wake ``follower`` from now on."""
+        index = min(range(len(self._slices)), key=lambda i: len(self._slices[i]))
+        self._followers[follower] = index
+        self._slices[index][follower] = None
+        self._resize()
+
+    def remove(self, follower: Follower) -> None:
+        """Wake it no more; it need not be known."""
+        index = self._followers.pop(follower, None)
+        if index is not None:
+            del self._slices[index][follower]
+            self._resize()
+
+    def notify(self) -> None:
+        """There is more to send."""
+        if len(self._slices) == 1:
+            for follower in list(self._followers):
+                follower.pump()
+            return
+        self._dirty.update(range(len(self._slices)))
+        if self._call is None:
+            self._call = self._clock.callLater(self._tick_seconds(), self._tick)
+
+    def close(self) -> None:
+        """Forget everybody and stop the clock."""
+        self._followers.clear()
+        self._slices = [{}]
+        self._dirty.clear()
+        self._cancel()
+
+    def _tick_seconds(self) -> float:
+        return self.interval / len(self._slices)
+
+    def _tick(self) -> None:
+        self._call = None
+        for _ in self._slices:  # the next dirty slice in turn: each keeps its phase within the interval
+            index, self._next = self._next, (self._next + 1) % len(self._slices)
+            if index in self._dirty:
+                self._dirty.discard(index)
+                for follower in list(self._slices[index]):
+                    follower.pump()
+                break
+        if self._dirty and self._call is None:
+            self._call = self._clock.callLater(self._tick_seconds(), self._tick)
+
+    def _resize(self) -> None:
+        """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
+        wanted = max(1, int(self.interval / TICK))
+        if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
+            return
+        behind = bool(self._dirty)
+        self._cancel()
+        self._slices = [{} for _ in range(wanted)]
+        self._next = 0
+        for position, follower in enumerate(self._followers):
+            self._followers[follower] = position % wanted
+            self._slices[position % wanted][follower] = None
+        self._dirty.clear()
+        if behind:
+            self.notify()
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
