@@ -8,7 +8,7 @@ setup(
     description="An RTMP live relay that keeps serving when servers die",
     python_requires=">=3.11",
     packages=[*find_packages(include=["relay", "relay.*"]), "twisted.plugins"],
-    package_data={"relay": ["py.typed", "demo/*.flv", "admin/static/*"], "twisted.plugins": ["relay_plugins.py"]},
+    package_data={"relay": ["py.typed", "demo/*", "admin/static/*"], "twisted.plugins": ["relay_plugins.py"]},
     install_requires=[
         "attrs>=23.2",
         "h11>=0.14",

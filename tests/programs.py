@@ -1,0 +1,30 @@
+"""Foreign programs (ffmpeg, nginx, ...) that tests drive: where they are, and what it means when one is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from unittest import SkipTest
+
+_ELSEWHERE = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Debian keeps nginx and keepalived here, and an ordinary user's PATH does not."""
+
+
+def is_ci() -> bool:
+    """``RELAY_CI=1`` (or ``CI=true``, which CI systems set): nothing may be skipped."""
+    return any(os.environ.get(name, "") not in ("", "0", "false") for name in ("RELAY_CI", "CI"))
+
+
+def require_program(name: str) -> str:
+    """The path of program ``name``.
+
+    Raises:
+        SkipTest: it is not installed here.
+        AssertionError: it is not installed in CI, where ``.ci/run`` installs everything.
+    """
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + os.pathsep + _ELSEWHERE)
+    if path is not None:
+        return path
+    if is_ci():
+        raise AssertionError(f"{name} is missing, and in CI every program must be there")
+    raise SkipTest(f"{name} is not installed")
