@@ -1,0 +1,523 @@
+"""The live log of one epoch of one stream: appended to by one writer, read through cursors by everybody else.
+
+Owns positions, join points, the headers in force, rolling, retention, and what happens when storage fails.  Segments
+come from a source (memory, or :mod:`relay.log.store`).  Called by publishers' and replicas' glue in ``relay.net``; it
+knows no clock: media time is the only time here.
+
+Theory.  ``append`` only remembers; ``flush`` writes all that was remembered with one writev and then moves the end
+(I5), so that a burst of messages costs one system call.  Work per message is constant and none of it is per reader.
+
+Rolling: at the first join point after ``segment_bytes`` or ``segment_ms``; at any message at twice ``segment_bytes``,
+for streams whose join points are far apart.
+
+Retention drops whole segments from the front: all that is older than ``keep_ms`` (but never the newest join point, or
+nobody could join), and all over ``keep_bytes``, whatever it holds.  A segment that a reader is in stays open until the
+reader leaves.
+
+Storage that fails never stops the stream.  The oldest half of what is stored is dropped and the write tried once more;
+after that the log goes on in memory, at most ``memory_bytes`` of it.  At each roll it tries the store again, and drops
+nothing for it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from relay.errors import LogDiverged, LogError, PositionUnavailable
+from relay.limits import DEFAULT_LIMITS, Limits
+from relay.log.headers import HeadersInForce
+from relay.log.options import DEFAULT_OPTIONS, LogOptions
+from relay.log.points import ORIGIN_START, JoinPoint, LogStart
+from relay.log.record import encode, record_header
+from relay.log.rendition import FlvRendition, Rendition
+from relay.log.scan import messages_between, read_between
+from relay.log.segment import MemorySource, Segment, SegmentSource
+from relay.log.state import LogState
+from relay.rtmp.messages import MediaMessage
+
+
+@attrs.define
+class _Batch:
+    """Messages on their way into the active segment."""
+
+    before: LogState
+    """The log's state before its first message."""
+    messages: list[MediaMessage] = attrs.field(factory=list)
+    buffers: list[bytes] = attrs.field(factory=list)
+    boundaries: array[int] = attrs.field(factory=lambda: array("Q"))
+    times: array[int] = attrs.field(factory=lambda: array("q"))
+    points: list[JoinPoint] = attrs.field(factory=list)
+
+
+class StreamLog:
+    """Bytes ``start`` to ``end`` of epoch ``epoch``.  A byte at a position never changes (I1)."""
+
+    def __init__(
+        self,
+        epoch: int,
+        source: SegmentSource,
+        start: LogStart = ORIGIN_START,
+        options: LogOptions = DEFAULT_OPTIONS,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.epoch = epoch
+        self.options = options
+        self.join_points: list[JoinPoint] = []
+        """Oldest first."""
+        self.rtmp = Rendition(self, start.offset)
+        self.flv: FlvRendition | None = None
+        self.is_finished = False
+        self.successor: StreamLog | None = None
+        """The next epoch's log, where readers go on when this one has ended."""
+        self.predecessor: StreamLog | None = None
+        """The epoch before; discarded when this log has what retention asks for."""
+        self.is_storing = source.is_stored
+        self.storage_errors = 0
+        self.missing_bytes = 0
+        """Bytes skipped over by :meth:`skip_to`."""
+        self._source = source
+        self._limits = limits
+        self._segment_bytes = min(options.segment_bytes, max(1, options.keep_bytes // 4))
+        self._state = LogState(start, limits)
+        self._pending: list[MediaMessage] = []
+        self._active: Segment | None = None
+        self._held = 0
+        self._run_start = start.offset
+
+    # places
+
+    @property
+    def start(self) -> int:
+        """The first byte that is still here."""
+        return self.rtmp.start
+
+    @property
+    def end(self) -> int:
+        """The next byte to be written; what readers can have ends here."""
+        return self.rtmp.end
+
+    @property
+    def flv_end(self) -> int:
+        """The end as an offset of the FLV rendition."""
+        return self._state.flv_offset
+
+    @property
+    def end_time_ms(self) -> int:
+        """The latest media time, unwrapped."""
+        return self._state.end_time_ms
+
+    @property
+    def headers(self) -> HeadersInForce:
+        """The headers in force at the end."""
+        return self._state.headers
+
+    def end_point(self) -> LogStart:
+        """The state at the end: where a replica of all this goes on."""
+        return self._state.here()
+
+    def newest_join_point(self) -> JoinPoint | None:
+        """Where a newcomer starts; None: nothing to start from yet."""
+        points = self.join_points
+        return points[-1] if points and points[-1].offset >= self._run_start else None
+
+    def join_point_at_or_before(self, offset: int) -> JoinPoint | None:
+        """The last join point from which ``offset`` can be read up to without a gap."""
+        at = bisect_right(self.join_points, offset, key=_offset_of) - 1
+        if at < 0 or not self.start <= offset <= self.end:
+            return None
+        point = self.join_points[at]
+        return point if point.offset >= self.rtmp.run_start(offset) else None
+
+    def offset_at_time(self, time_ms: int) -> int:
+        """Where the first message of ``time_ms`` or later begins (see :meth:`Rendition.offset_at_time`)."""
+        return self.rtmp.offset_at_time(time_ms)
+
+    def boundary_at_or_after(self, offset: int) -> int:
+        """The next place where a message begins, or the end.
+
+        Raises:
+            PositionUnavailable: the byte is not here.
+        """
+        return self.rtmp.boundary_at_or_after(offset)
+
+    def start_at(self, offset: int) -> LogStart:
+        """The state at any message boundary that is here: what a replica that asks for it is told.
+
+        Raises:
+            PositionUnavailable: the byte is not here, or no message begins there.
+        """
+        if offset == self.end:
+            return self._state.here()
+        segment = self.rtmp.find(offset)
+        if segment is None:
+            raise PositionUnavailable(f"offset {offset} is not in {self.start}..{self.end}, or in a hole of it")
+        point = self.join_point_at_or_before(offset)
+        known = segment.first if point is None or point.offset < segment.start else point
+        state = LogState(known, self._limits)
+        for message in messages_between(segment, known.offset, offset):
+            state.take(message)
+        if state.offset != offset:
+            raise PositionUnavailable(f"no message begins at offset {offset}")
+        return state.here()
+
+    def check(self, offset: int, message: MediaMessage) -> int:
+        """Compare a message that another node has at ``offset`` with ours there; the offset after it.
+
+        Bytes that are not here any more are not compared.
+
+        Raises:
+            LogDiverged: ours are others.
+        """
+        data = encode(message)
+        segment = self.rtmp.find(offset)
+        if segment is not None and read_between(segment, offset, min(segment.end, offset + len(data))) != data:
+            raise LogDiverged(f"epoch {self.epoch}: the message at {offset} is another than what is stored there")
+        return offset + len(data)
+
+    # writing
+
+    def append(self, message: MediaMessage) -> None:
+        """Add a message.  Nobody sees it before :meth:`flush`."""
+        self._pending.append(message)
+
+    def flush(self) -> int:
+        """Write what was appended, then let readers see it.  The number of bytes.
+
+        Raises:
+            LogError: the log is finished.
+            OSError: not even memory is left; what was not yet written is forgotten.
+        """
+        if not self._pending:
+            return 0
+        if self.is_finished:
+            raise LogError(f"epoch {self.epoch} is finished; its log takes no more messages")
+        messages, self._pending = self._pending, []
+        before = self.end
+        batch = _Batch(self._state.copy())
+        for message in messages:
+            batch = self._take(message, batch)
+        self._commit(batch)
+        self._retain()
+        return self.end - before
+
+    def _take(self, message: MediaMessage, batch: _Batch) -> _Batch:
+        """Put a message into the batch; what had to be written first is.  The batch that has it."""
+        state = self._state
+        offset = state.offset
+        if self._active is None or offset - self._active.start >= 2 * self._segment_bytes:
+            batch = self._commit(batch)
+            self._roll(state.here())
+        point = state.take(message)
+        if point is not None:
+            batch = self._meet(point, batch)
+            batch.points.append(point)
+        batch.messages.append(message)
+        batch.buffers += (record_header(message), message.payload)
+        batch.boundaries.append(offset)
+        batch.times.append(state.end_time_ms)
+        return batch
+
+    def _meet(self, point: JoinPoint, batch: _Batch) -> _Batch:
+        """Roll or mark at a join point, where that is due, once all before it is written."""
+        active = self._active
+        assert active is not None
+        held = point.offset - active.start
+        is_full = held >= self._segment_bytes or point.time_ms - active.first.time_ms >= self.options.segment_ms
+        if held and is_full:
+            batch = self._commit(batch, point)
+            self._roll(point)
+        elif active.is_mark_due(point):
+            batch = self._commit(batch, point)
+            self._guard(lambda: active.mark(point))
+        return batch
+
+    def _commit(self, batch: _Batch, following: LogStart | None = None) -> _Batch:
+        """Write a batch; a new one that begins at ``following``, or where the log's state now is."""
+        if batch.messages:
+            try:
+                self._write(batch)
+            except OSError:
+                self._state = batch.before
+                raise
+            self._publish(batch)
+        return _Batch(self._state.copy() if following is None else LogState(following, self._limits))
+
+    def _write(self, batch: _Batch) -> None:
+        active = self._active
+        assert active is not None
+        try:
+            active.append(batch.buffers)
+        except OSError:
+            if not active.is_stored:
+                raise
+            self.storage_errors += 1
+            if not self._write_after_dropping(active, batch):
+                active = self._go_on_in_memory(active, batch.before.here())
+                active.append(batch.buffers)
+        self.is_storing = active.is_stored
+
+    def _publish(self, batch: _Batch) -> None:
+        """Let readers see a batch that is written."""
+        active = self._active
+        assert active is not None
+        active.note(batch.boundaries, batch.times)
+        self._held += active.end - self.rtmp.end
+        self.rtmp.end = active.end
+        self.join_points += batch.points
+        if self.flv is None:
+            return
+        try:
+            self.flv.append(batch.before.here(), batch.messages, batch.times)
+        except OSError:
+            # Out of memory or descriptors: its readers find a gap and open it anew.
+            self.storage_errors += 1
+            self.discard_flv()
+
+    def _roll(self, start: LogStart) -> None:
+        """Seal the active segment; go on in a new one."""
+        self._seal_active(start)
+        try:
+            segment = self._source.open(start)
+        except OSError:
+            if not self._source.is_stored:
+                raise
+            self.storage_errors += 1
+            self.is_storing = False
+            segment = MemorySource().open(start)
+        self._active = segment
+        self.rtmp.add(segment)
+
+    def _seal_active(self, state: LogStart) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            self._guard(lambda: active.seal(state))
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Do what a failing disk may refuse without harm to the stream; count it."""
+        try:
+            action()
+        except OSError:
+            self.storage_errors += 1
+
+    # when storage fails
+
+    def _write_after_dropping(self, active: Segment, batch: _Batch) -> bool:
+        """Drop the oldest half of what is stored and write once more; did it work?"""
+        if not self.is_storing:
+            return False
+        self._discard_predecessor()
+        stored = [segment for segment in self.rtmp.segments if segment.is_stored and segment is not active]
+        for _ in range((len(stored) + 1) // 2):
+            self._drop_first()
+        self._forget_dropped()
+        try:
+            active.append(batch.buffers)
+        except OSError:
+            self.storage_errors += 1
+            return False
+        return True
+
+    def _go_on_in_memory(self, active: Segment, start: LogStart) -> Segment:
+        """Leave the stored segment as it is, without it if it is empty; the memory segment that follows."""
+        segment = MemorySource().open(start)
+        if active.size:
+            self._seal_active(start)
+        else:
+            self.rtmp.remove_last()
+            self._guard(active.retire)
+        self._active = segment
+        self.rtmp.add(segment)
+        return segment
+
+    # retention
+
+    def _retain(self) -> None:
+        """Drop what is too old or too much; two comparisons when there is nothing to drop."""
+        segments = self.rtmp.segments
+        start = self.start
+        while len(segments) > 1 and (self._is_too_old(segments[1]) or self._is_too_much()):
+            self._drop_first()
+        if self.start != start:
+            self._forget_dropped()
+        if self.predecessor is not None and self._has_enough():
+            self._discard_predecessor()
+        if self.flv is not None:
+            self.flv.keep_bytes(self.options.memory_bytes)
+
+    def _is_too_old(self, second: Segment) -> bool:
+        """Is all before ``second`` older than what is kept, and not needed to join?"""
+        if second.first.time_ms > self.end_time_ms - self.options.keep_ms:
+            return False
+        newest = self.newest_join_point()
+        return newest is None or newest.offset >= second.start
+
+    def _is_too_much(self) -> bool:
+        if self._held > self.options.keep_bytes:
+            return True
+        if not self.storage_errors or not self._source.is_stored:
+            return False
+        in_memory = sum(segment.size for segment in self.rtmp.segments if not segment.is_stored)
+        return in_memory > self.options.memory_bytes
+
+    def _has_enough(self) -> bool:
+        """Is there so much of this epoch that retention would have dropped the one before?"""
+        assert self.predecessor is not None
+        span_ms = self.end_time_ms - self.rtmp.segments[0].first.time_ms
+        return span_ms >= self.options.keep_ms or self._held + self.predecessor._held > self.options.keep_bytes
+
+    def _drop_first(self) -> None:
+        segment = self.rtmp.remove_first()
+        self._held -= segment.size
+        self._guard(segment.retire)
+
+    def _forget_dropped(self) -> None:
+        """Drop the join points and FLV tags of segments that are gone."""
+        del self.join_points[: bisect_left(self.join_points, self.start, key=_offset_of)]
+        if self.flv is not None and self.rtmp.segments:
+            self.flv.drop_before(self.rtmp.segments[0].first.flv_offset)
+
+    def _discard_predecessor(self) -> None:
+        before, self.predecessor = self.predecessor, None
+        if before is not None:
+            before.discard()
+
+    # gaps and ends
+
+    def skip_to(self, start: LogStart) -> int:
+        """Go on at ``start``, which is not before the end: what lies between is missing here.  The number of bytes.
+
+        Raises:
+            PositionUnavailable: ``start`` is before the end.
+            OSError: as :meth:`flush`.
+        """
+        self.flush()
+        missing = start.offset - self.end
+        if missing < 0:
+            raise PositionUnavailable(f"can't go back from offset {self.end} to {start.offset}")
+        if missing == 0 and start.flv_offset == self.flv_end:
+            return 0
+        latest_ms = self.end_time_ms
+        self._seal_active(self._state.here())
+        self._state = LogState(start, self._limits)
+        self.rtmp.end = self._run_start = start.offset
+        if self.flv is not None:
+            self.flv.skip_to(start)
+        if not self.rtmp.segments:
+            return 0
+        self._state.end_time_ms = max(latest_ms, start.time_ms)
+        self.missing_bytes += missing
+        return missing
+
+    def finish(self, successor: StreamLog | None = None) -> None:
+        """No more comes: readers that have read everything are told so, and where to go on.
+
+        Raises:
+            OSError: as :meth:`flush`.
+        """
+        self.flush()
+        self._seal_active(self._state.here())
+        self.is_finished = True
+        self.successor = successor
+        if successor is not None:
+            successor.predecessor = self
+
+    def reopen(self) -> None:
+        """Take messages again after :meth:`finish`."""
+        self.is_finished = False
+        self.successor = None
+
+    def close(self) -> None:
+        """Write what was appended and let go of everything; what is stored stays.  Its cursors find an end or a gap.
+
+        Raises:
+            OSError: as :meth:`flush`; everything is let go of nevertheless.
+        """
+        try:
+            self.finish(self.successor)
+        finally:
+            self.is_finished = True
+            self.discard_flv()
+            for segment in self.rtmp.segments:
+                if not segment.is_stored:
+                    segment.retire()
+
+    def discard(self) -> None:
+        """Give up every byte, stored ones too, of this epoch and those before it.  Readers go on in the successor."""
+        self._pending.clear()
+        self.is_finished = True
+        self._active = None
+        self.discard_flv()
+        self._guard(self.rtmp.clear)
+        self.join_points.clear()
+        self._held = 0
+        self._discard_predecessor()
+
+    # FLV
+
+    def open_flv(self, from_flv_offset: int | None = None) -> FlvRendition:
+        """The FLV rendition, made if there is none, from the newest join point on or so that it has a given offset.
+
+        It lives until its last cursor closes.
+
+        Raises:
+            PositionUnavailable: that offset is not here, or too far back to be held in memory.
+            StoreDamaged: a segment does not read back as messages.
+            OSError: memory is out, or a segment can't be read.
+        """
+        flv = self.flv
+        if flv is not None and (from_flv_offset is None or flv.start <= from_flv_offset):
+            return flv
+        known = self._known_before(from_flv_offset)
+        if flv is None:
+            flv = FlvRendition(self, self.end_point(), self._segment_bytes)
+        until = flv.segments[0].first.offset if flv.segments else self.end
+        flv.extend_back(list(self._pieces(known, until)))
+        self.flv = flv
+        return flv
+
+    def discard_flv(self) -> None:
+        """Give the FLV rendition up; its cursors, if any, find a gap."""
+        flv, self.flv = self.flv, None
+        if flv is not None:
+            flv.abandon()
+
+    def rendition_left(self, rendition: Rendition) -> None:
+        """Called by a rendition that has no cursor any more."""
+        if rendition is self.flv:
+            self.discard_flv()
+
+    def _known_before(self, flv_offset: int | None) -> LogStart:
+        """The last place at or before ``flv_offset`` whose state is known."""
+        if flv_offset is None:
+            return self.newest_join_point() or self.end_point()
+        if flv_offset == self.flv_end:
+            return self.end_point()
+        segments = self.rtmp.segments
+        at = bisect_right(segments, flv_offset, key=lambda segment: segment.first.flv_offset) - 1
+        if at < 0 or flv_offset > self.flv_end:
+            raise PositionUnavailable(f"FLV offset {flv_offset} is not here; the last is {self.flv_end}")
+        if self.flv_end - flv_offset > self.options.memory_bytes:
+            raise PositionUnavailable(f"FLV offset {flv_offset} is further back than is held in memory")
+        known = segments[at].first
+        found = bisect_right(self.join_points, flv_offset, key=lambda point: point.flv_offset) - 1
+        if found >= 0 and self.join_points[found].offset >= known.offset:
+            return self.join_points[found]
+        return known
+
+    def _pieces(self, known: LogStart, until: int) -> Iterator[tuple[LogStart, list[MediaMessage], array[int]]]:
+        """What is here from ``known`` to offset ``until``, a piece for each segment."""
+        for segment in self.rtmp.segments:
+            if segment.end <= known.offset or segment.start >= until:
+                continue
+            first = known if segment.start <= known.offset else segment.first
+            boundaries, times = segment.message_index()
+            begin, end = bisect_left(boundaries, first.offset), bisect_left(boundaries, until)
+            yield first, list(messages_between(segment, first.offset, min(until, segment.end))), times[begin:end]
+
+
+def _offset_of(point: LogStart) -> int:
+    return point.offset
