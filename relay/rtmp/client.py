@@ -4,8 +4,8 @@ Owns what we ask of a server and the reading of its answers, ours and foreign on
 ``-listen``).  Called by ``relay.net`` and by the examples.
 
 Theory.  ``connect`` once, after ``HandshakeDone``; then ``create_stream``, and on ``StreamCreated`` either ``play`` or
-``publish``.  Answers are matched by transaction id, statuses by message stream id; a status on an id that we never
-created belongs to our only stream, because some servers send theirs on 0.
+``publish``.  Answers are matched by transaction id, the rest by message stream id; what comes on an id that we never
+created belongs to our only stream: ``ffmpeg -listen`` sends its media on 0.
 """
 
 from __future__ import annotations
@@ -171,6 +171,7 @@ class ClientSession(Session):
         """The owner is told by HandshakeDone, and connects."""
 
     def _receive_media(self, message_stream_id: int, message: MediaMessage) -> None:
+        message_stream_id = self._our_stream(message_stream_id)
         if self._streams.get(message_stream_id) is not ClientStreamState.PLAYING:
             self._drop()
             return

@@ -48,6 +48,10 @@ SERVER_PROPERTIES: Mapping[str, Any] = {"fmsVer": "FMS/3,0,1,123", "capabilities
 
 _PEER_BANDWIDTH_DYNAMIC = 2
 
+SERVER_CHUNK_SIZE = 10 << 20
+"""Bytes.  More than any message we accept (``Limits.message_bytes``), so that each we send is one chunk; nginx-rtmp and
+MediaMTX, when they pull from us, close the connection at one byte more."""
+
 _CAPS_MULTITRACK, _CAPS_MOD_EX, _CAPS_NANO_OFFSET = 2, 4, 8
 OUR_CAPS = _CAPS_MULTITRACK | _CAPS_MOD_EX | _CAPS_NANO_OFFSET
 """E-RTMP ``capsEx`` bits that we honour by passing everything on.  Bit 1, reconnect, is not among them."""
@@ -156,8 +160,8 @@ class ServerSession(Session):
         """Text that may become a URL, a name or part of a log line; empty if it is no text."""
         if not isinstance(value, str):
             return ""
-        if len(value) > self.limits.url_bytes:
-            raise LimitExceeded("url_bytes", self.limits.url_bytes, len(value))
+        if len(value.encode()) > self.limits.url_bytes:
+            raise LimitExceeded("url_bytes", self.limits.url_bytes, len(value.encode()))
         return value
 
     def _ignore(self, values: list[Any], _message_stream_id: int) -> None:
@@ -256,7 +260,7 @@ class ServerSession(Session):
         window = self._window_ack_size.to_bytes(4, "big")
         self._write_control(MessageType.WINDOW_ACK_SIZE, window)
         self._write_control(MessageType.SET_PEER_BANDWIDTH, window + bytes((_PEER_BANDWIDTH_DYNAMIC,)))
-        self._write_chunk_size(MAX_CHUNK_SIZE)
+        self._write_chunk_size(SERVER_CHUNK_SIZE if self.limits.message_bytes <= SERVER_CHUNK_SIZE else MAX_CHUNK_SIZE)
         info = {
             "level": "status",
             "code": "NetConnection.Connect.Success",
