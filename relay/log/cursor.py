@@ -29,7 +29,7 @@ class CursorState(Enum):
 
 
 class Cursor:
-    """Byte ``offset`` of ``rendition`` is the next to send; ``segment`` is held open until the cursor moves or closes."""
+    """Byte ``offset`` of ``rendition`` is next; ``segment`` is held open until the cursor moves or closes."""
 
     __slots__ = ("offset", "rendition", "segment", "stop")
 

@@ -14,16 +14,14 @@ Retention drops whole segments from the front: all that is older than ``keep_ms`
 nobody could join), and all over ``keep_bytes``, whatever it holds.  A segment that a reader is in stays open until the
 reader leaves.
 
-Storage that fails never stops the stream.  The oldest half of what is stored is dropped and the write tried once more;
-after that the log goes on in memory, at most ``memory_bytes`` of it.  At each roll it tries the store again, and drops
-nothing for it.
+A disk that fails is :mod:`relay.log.storage`'s; then at most ``memory_bytes`` are held.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -35,8 +33,9 @@ from relay.log.points import ORIGIN_START, JoinPoint, LogStart
 from relay.log.record import encode, record_header
 from relay.log.rendition import FlvRendition, Rendition
 from relay.log.scan import messages_between, read_between
-from relay.log.segment import MemorySource, Segment, SegmentSource
+from relay.log.segment import Segment, SegmentSource
 from relay.log.state import LogState
+from relay.log.storage import Storage
 from relay.rtmp.messages import MediaMessage
 
 
@@ -75,18 +74,20 @@ class StreamLog:
         """The next epoch's log, where readers go on when this one has ended."""
         self.predecessor: StreamLog | None = None
         """The epoch before; discarded when this log has what retention asks for."""
-        self.is_storing = source.is_stored
-        self.storage_errors = 0
         self.missing_bytes = 0
         """Bytes skipped over by :meth:`skip_to`."""
-        self._source = source
+        self._storage = Storage(source, self.rtmp, self._discard_predecessor)
         self._limits = limits
         self._segment_bytes = min(options.segment_bytes, max(1, options.keep_bytes // 4))
         self._state = LogState(start, limits)
         self._pending: list[MediaMessage] = []
-        self._active: Segment | None = None
-        self._held = 0
         self._run_start = start.offset
+
+    def adopt(self, segments: Sequence[Segment], join_points: Sequence[JoinPoint]) -> None:
+        """Begin with what a store still has up to where this log starts; new messages get segments of their own."""
+        self._storage.adopt(segments)
+        self.join_points = list(join_points)
+        self._run_start = self.rtmp.run_start(self.end)
 
     # places
 
@@ -114,6 +115,21 @@ class StreamLog:
     def headers(self) -> HeadersInForce:
         """The headers in force at the end."""
         return self._state.headers
+
+    @property
+    def is_storing(self) -> bool:
+        """Did the last bytes go where they outlive the process?"""
+        return self._storage.is_storing
+
+    @property
+    def storage_errors(self) -> int:
+        """How often the disk, or memory for the FLV rendition, refused something."""
+        return self._storage.errors
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the log that are here."""
+        return self._storage.held
 
     def end_point(self) -> LogStart:
         """The state at the end: where a replica of all this goes on."""
@@ -208,12 +224,13 @@ class StreamLog:
         """Put a message into the batch; what had to be written first is.  The batch that has it."""
         state = self._state
         offset = state.offset
-        if self._active is None or offset - self._active.start >= 2 * self._segment_bytes:
+        active = self._storage.active
+        if active is None or offset - active.start >= 2 * self._segment_bytes:
             batch = self._commit(batch)
-            self._roll(state.here())
+            active = self._roll(state.here())
         point = state.take(message)
         if point is not None:
-            batch = self._meet(point, batch)
+            batch = self._meet(point, active, batch)
             batch.points.append(point)
         batch.messages.append(message)
         batch.buffers += (record_header(message), message.payload)
@@ -221,10 +238,8 @@ class StreamLog:
         batch.times.append(state.end_time_ms)
         return batch
 
-    def _meet(self, point: JoinPoint, batch: _Batch) -> _Batch:
+    def _meet(self, point: JoinPoint, active: Segment, batch: _Batch) -> _Batch:
         """Roll or mark at a join point, where that is due, once all before it is written."""
-        active = self._active
-        assert active is not None
         held = point.offset - active.start
         is_full = held >= self._segment_bytes or point.time_ms - active.first.time_ms >= self.options.segment_ms
         if held and is_full:
@@ -232,121 +247,56 @@ class StreamLog:
             self._roll(point)
         elif active.is_mark_due(point):
             batch = self._commit(batch, point)
-            self._guard(lambda: active.mark(point))
+            self._storage.guard(lambda: active.mark(point))
         return batch
 
     def _commit(self, batch: _Batch, following: LogStart | None = None) -> _Batch:
         """Write a batch; a new one that begins at ``following``, or where the log's state now is."""
         if batch.messages:
             try:
-                self._write(batch)
+                active = self._storage.write(batch.buffers, batch.before.here())
             except OSError:
                 self._state = batch.before
                 raise
-            self._publish(batch)
-        return _Batch(self._state.copy() if following is None else LogState(following, self._limits))
+            self._publish(batch, active)
+        return _Batch(self._state.copy() if following is None else self._state_at(following))
 
-    def _write(self, batch: _Batch) -> None:
-        active = self._active
-        assert active is not None
-        try:
-            active.append(batch.buffers)
-        except OSError:
-            if not active.is_stored:
-                raise
-            self.storage_errors += 1
-            if not self._write_after_dropping(active, batch):
-                active = self._go_on_in_memory(active, batch.before.here())
-                active.append(batch.buffers)
-        self.is_storing = active.is_stored
-
-    def _publish(self, batch: _Batch) -> None:
+    def _publish(self, batch: _Batch, active: Segment) -> None:
         """Let readers see a batch that is written."""
-        active = self._active
-        assert active is not None
         active.note(batch.boundaries, batch.times)
-        self._held += active.end - self.rtmp.end
         self.rtmp.end = active.end
         self.join_points += batch.points
-        if self.flv is None:
-            return
+        if self.flv is not None:
+            try:
+                self.flv.append(batch.before.here(), batch.messages, batch.times)
+            except OSError:
+                # Out of memory or descriptors: its readers find a gap and open it anew.
+                self._storage.errors += 1
+                self.discard_flv()
+
+    def _roll(self, start: LogStart) -> Segment:
         try:
-            self.flv.append(batch.before.here(), batch.messages, batch.times)
+            return self._storage.roll(start)
         except OSError:
-            # Out of memory or descriptors: its readers find a gap and open it anew.
-            self.storage_errors += 1
-            self.discard_flv()
+            self._state = self._state_at(start)
+            raise
 
-    def _roll(self, start: LogStart) -> None:
-        """Seal the active segment; go on in a new one."""
-        self._seal_active(start)
-        try:
-            segment = self._source.open(start)
-        except OSError:
-            if not self._source.is_stored:
-                raise
-            self.storage_errors += 1
-            self.is_storing = False
-            segment = MemorySource().open(start)
-        self._active = segment
-        self.rtmp.add(segment)
-
-    def _seal_active(self, state: LogStart) -> None:
-        active, self._active = self._active, None
-        if active is not None:
-            self._guard(lambda: active.seal(state))
-
-    def _guard(self, action: Callable[[], None]) -> None:
-        """Do what a failing disk may refuse without harm to the stream; count it."""
-        try:
-            action()
-        except OSError:
-            self.storage_errors += 1
-
-    # when storage fails
-
-    def _write_after_dropping(self, active: Segment, batch: _Batch) -> bool:
-        """Drop the oldest half of what is stored and write once more; did it work?"""
-        if not self.is_storing:
-            return False
-        self._discard_predecessor()
-        stored = [segment for segment in self.rtmp.segments if segment.is_stored and segment is not active]
-        for _ in range((len(stored) + 1) // 2):
-            self._drop_first()
-        self._forget_dropped()
-        try:
-            active.append(batch.buffers)
-        except OSError:
-            self.storage_errors += 1
-            return False
-        return True
-
-    def _go_on_in_memory(self, active: Segment, start: LogStart) -> Segment:
-        """Leave the stored segment as it is, without it if it is empty; the memory segment that follows."""
-        segment = MemorySource().open(start)
-        if active.size:
-            self._seal_active(start)
-        else:
-            self.rtmp.remove_last()
-            self._guard(active.retire)
-        self._active = segment
-        self.rtmp.add(segment)
-        return segment
+    def _state_at(self, start: LogStart) -> LogState:
+        """The state at a place from which the log goes on."""
+        state = LogState(start, self._limits)
+        state.end_time_ms = max(self.end_time_ms, start.time_ms)
+        return state
 
     # retention
 
     def _retain(self) -> None:
-        """Drop what is too old or too much; two comparisons when there is nothing to drop."""
+        """Drop what is too old or too much; a few comparisons when there is nothing to drop."""
         segments = self.rtmp.segments
-        start = self.start
         while len(segments) > 1 and (self._is_too_old(segments[1]) or self._is_too_much()):
-            self._drop_first()
-        if self.start != start:
-            self._forget_dropped()
+            self._storage.drop_first()
+        self._forget_dropped()
         if self.predecessor is not None and self._has_enough():
             self._discard_predecessor()
-        if self.flv is not None:
-            self.flv.keep_bytes(self.options.memory_bytes)
 
     def _is_too_old(self, second: Segment) -> bool:
         """Is all before ``second`` older than what is kept, and not needed to join?"""
@@ -356,29 +306,25 @@ class StreamLog:
         return newest is None or newest.offset >= second.start
 
     def _is_too_much(self) -> bool:
-        if self._held > self.options.keep_bytes:
-            return True
-        if not self.storage_errors or not self._source.is_stored:
-            return False
-        in_memory = sum(segment.size for segment in self.rtmp.segments if not segment.is_stored)
-        return in_memory > self.options.memory_bytes
+        storage = self._storage
+        return storage.held > self.options.keep_bytes or storage.unstored_bytes() > self.options.memory_bytes
 
     def _has_enough(self) -> bool:
         """Is there so much of this epoch that retention would have dropped the one before?"""
         assert self.predecessor is not None
         span_ms = self.end_time_ms - self.rtmp.segments[0].first.time_ms
-        return span_ms >= self.options.keep_ms or self._held + self.predecessor._held > self.options.keep_bytes
-
-    def _drop_first(self) -> None:
-        segment = self.rtmp.remove_first()
-        self._held -= segment.size
-        self._guard(segment.retire)
+        return (
+            span_ms >= self.options.keep_ms or self.held_bytes + self.predecessor.held_bytes > self.options.keep_bytes
+        )
 
     def _forget_dropped(self) -> None:
-        """Drop the join points and FLV tags of segments that are gone."""
-        del self.join_points[: bisect_left(self.join_points, self.start, key=_offset_of)]
-        if self.flv is not None and self.rtmp.segments:
+        """Drop the join points and FLV tags of segments that are gone, and FLV tags over the bound."""
+        start, points = self.start, self.join_points
+        if points and points[0].offset < start:
+            del points[: bisect_left(points, start, key=_offset_of)]
+        if self.flv is not None:
             self.flv.drop_before(self.rtmp.segments[0].first.flv_offset)
+            self.flv.keep_bytes(self.options.memory_bytes)
 
     def _discard_predecessor(self) -> None:
         before, self.predecessor = self.predecessor, None
@@ -400,15 +346,13 @@ class StreamLog:
             raise PositionUnavailable(f"can't go back from offset {self.end} to {start.offset}")
         if missing == 0 and start.flv_offset == self.flv_end:
             return 0
-        latest_ms = self.end_time_ms
-        self._seal_active(self._state.here())
-        self._state = LogState(start, self._limits)
+        self._storage.seal(self._state.here())
+        self._state = self._state_at(start) if self.rtmp.segments else LogState(start, self._limits)
         self.rtmp.end = self._run_start = start.offset
         if self.flv is not None:
             self.flv.skip_to(start)
         if not self.rtmp.segments:
             return 0
-        self._state.end_time_ms = max(latest_ms, start.time_ms)
         self.missing_bytes += missing
         return missing
 
@@ -419,7 +363,7 @@ class StreamLog:
             OSError: as :meth:`flush`.
         """
         self.flush()
-        self._seal_active(self._state.here())
+        self._storage.seal(self._state.here())
         self.is_finished = True
         self.successor = successor
         if successor is not None:
@@ -436,24 +380,22 @@ class StreamLog:
         Raises:
             OSError: as :meth:`flush`; everything is let go of nevertheless.
         """
+        if self.is_finished:
+            self._pending.clear()
         try:
             self.finish(self.successor)
         finally:
             self.is_finished = True
             self.discard_flv()
-            for segment in self.rtmp.segments:
-                if not segment.is_stored:
-                    segment.retire()
+            self._storage.close()
 
     def discard(self) -> None:
         """Give up every byte, stored ones too, of this epoch and those before it.  Readers go on in the successor."""
         self._pending.clear()
         self.is_finished = True
-        self._active = None
         self.discard_flv()
-        self._guard(self.rtmp.clear)
+        self._storage.drop_all()
         self.join_points.clear()
-        self._held = 0
         self._discard_predecessor()
 
     # FLV

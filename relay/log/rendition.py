@@ -130,7 +130,7 @@ class Rendition:
 
         A reader's lag is found by comparing its offset with one such offset, not by looking at its messages.
         """
-        at = bisect_left(self.segments, time_ms, key=_last_time)
+        at = bisect_left(self.segments, time_ms, key=_latest)
         if at == len(self.segments):
             return self.end
         boundaries, times = self.segments[at].message_index()
@@ -138,33 +138,14 @@ class Rendition:
         return boundaries[found] if found < len(boundaries) else self.segments[at].end
 
     def abandon(self) -> None:
-        """Give every byte up for good; cursors may finish the segment they are in, then find a gap.
-
-        Raises:
-            OSError: a file can't be removed; all are given up nevertheless.
-        """
+        """Give every byte up for good; cursors may finish the segment they are in, then find a gap."""
         self.is_abandoned = True
-        self.clear()
-
-    def clear(self) -> None:
-        """Give every byte up.
-
-        Raises:
-            OSError: a file can't be removed; all are given up nevertheless.
-        """
-        failed: OSError | None = None
         while self.segments:
-            try:
-                self.remove_first().retire()
-            except OSError as error:
-                failed = error
-        if failed is not None:
-            raise failed
+            self.remove_first().retire()
 
 
-def _last_time(segment: Segment) -> int:
-    _, times = segment.message_index()
-    return times[-1] if times else segment.first.time_ms
+def _latest(segment: Segment) -> int:
+    return segment.latest_ms
 
 
 class FlvRendition(Rendition):
@@ -230,15 +211,15 @@ class FlvRendition(Rendition):
 
     def keep_bytes(self, limit: int) -> None:
         """Drop the oldest segments while more than ``limit`` bytes are held; never the one that is written."""
-        held = self.size
+        held = self.size if len(self.segments) > 1 else 0
         while held > limit and self.segments[0] is not self._active:
             held -= self.segments[0].size
             self.remove_first().retire()
 
-    def clear(self) -> None:
-        """Give every byte up."""
+    def abandon(self) -> None:
+        """As :meth:`Rendition.abandon`."""
         self._active = None
-        super().clear()
+        super().abandon()
 
 
 def _open_flv(source: MemorySource, start: LogStart) -> Segment:

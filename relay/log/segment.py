@@ -49,7 +49,18 @@ def write_all(fd: int, buffers: Sequence[bytes], at: int) -> int:
 class Segment:
     """Bytes ``start`` to ``end`` of a rendition are bytes 0 to ``end - start`` of ``fd``."""
 
-    __slots__ = ("_is_retired", "_is_sealed", "boundaries", "end", "fd", "first", "readers", "start", "times")
+    __slots__ = (
+        "_is_retired",
+        "_is_sealed",
+        "boundaries",
+        "end",
+        "fd",
+        "first",
+        "latest_ms",
+        "readers",
+        "start",
+        "times",
+    )
 
     is_stored = False
     """Does it outlive the process?"""
@@ -65,6 +76,8 @@ class Segment:
         """Where each message begins."""
         self.times = array("q")
         """The latest media time up to and with each message: never going down."""
+        self.latest_ms = first.time_ms
+        """The last of ``times``."""
         self._is_sealed = False
         self._is_retired = False
 
@@ -104,6 +117,7 @@ class Segment:
         """Remember where the messages just appended begin."""
         self.boundaries.extend(boundaries)
         self.times.extend(times)
+        self.latest_ms = times[-1]
 
     def message_index(self) -> tuple[array[int], array[int]]:
         """``(boundaries, times)`` of all its messages."""
