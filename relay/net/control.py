@@ -29,13 +29,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relay.errors import NameRefused, RemoteProtocolError
+from relay.log.log import StreamLog
+from relay.log.points import LogStart
+from relay.log.rendition import Rendition
 from relay.names import StreamName
 from relay.net.failover import Backoff
 from relay.net.positions import position_info, start_info
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
-from relay.net.viewer import RtmpForm
-from relay.rtmp.events import ClientEvent, CommandReceived, PlayRequested
+from relay.rtmp.events import Event, CommandReceived, PlayRequested
 
 if TYPE_CHECKING:
     from relay.net.rtmp_server import RtmpServerProtocol
@@ -86,21 +88,26 @@ def entry_of(stream: LiveStream) -> CatalogueEntry:
     return CatalogueEntry(name=stream.name, epoch=log.epoch, start=log.start, end=log.end, is_live=stream.is_live)
 
 
-class ReplicaForm(RtmpForm):
+class ReplicaForm:
     """The log's bytes for a neighbour that copies them: told where they are at each jump, never skipped for being slow."""
 
     may_skip = False
+    is_kept_at_end = True
 
     def __init__(self, protocol: RtmpServerProtocol, message_stream_id: int) -> None:
-        super().__init__()
         self._protocol = protocol
         self._message_stream_id = message_stream_id
 
-    def landing(self, log: Any, join: Any) -> bytes:
+    def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
+        return log.rtmp
+
+    def offset_of(self, start: LogStart) -> int:
+        return start.offset
+
+    def landing(self, log: StreamLog, join: LogStart) -> bytes:
         return self._status("Relay.Position", start_info(log.epoch, join))
 
-    def crossing(self, log: Any) -> bytes:
-        return self._status("Relay.Position", start_info(log.epoch, log.beginning))
+    crossing = landing
 
     def ending(self) -> bytes:
         return self._status("Relay.Ended", {})
@@ -171,7 +178,7 @@ class ControlServer:
         if log is not None and offset > log.end and log is stream.log:
             # It has read on at another node that is ahead of us: the bytes will come.
             protocol.wait_for(
-                stream.when_reached(offset), lambda: self._resume(protocol, request, stream, epoch, offset)
+                stream.when_reached(offset), lambda _: self._resume(protocol, request, stream, epoch, offset)
             )
         else:
             self._resume(protocol, request, stream, epoch, offset)
@@ -182,13 +189,13 @@ class ControlServer:
         """Exactly where it asked if that is here, else at the newest join point, else at the log's end."""
         form = ReplicaForm(protocol, request.message_stream_id)
         log = stream.find_epoch(epoch)
-        if log is not None and log.rtmp.holds(offset):
+        if log is not None and log.start <= offset and (offset == log.end or log.rtmp.find(offset) is not None):
             protocol.session.accept_play(request, position_info(epoch, offset))
-            protocol.start_replica(stream, form).start_at(log, offset)
+            protocol.start_replica(stream, form).start_at(log, LogStart(offset))
             return
-        start = stream.log.newest_join_point() or stream.log.here()
+        start = stream.log.newest_join_point() or stream.log.end_point()
         protocol.session.accept_play(request, start_info(stream.log.epoch, start))
-        protocol.start_replica(stream, form).start_at(stream.log, start.offset)
+        protocol.start_replica(stream, form).start_at(stream.log, start)
 
     def _changed(self, event: str, stream: LiveStream) -> None:
         if event == "disappeared":
@@ -216,7 +223,7 @@ class _ControlProtocol(RtmpClientProtocol):
         self._pings.clock = settings.clock
         self._pinged_at: float | None = None
 
-    def connected(self, properties: dict[str, Any]) -> None:
+    def accepted(self, properties: dict[str, Any]) -> None:
         self.is_ready()
         if self.peer_node is None:
             self._link.found_foreign(self)
@@ -225,7 +232,7 @@ class _ControlProtocol(RtmpClientProtocol):
         self._link.up(self)
         self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
 
-    def received(self, event: ClientEvent) -> None:
+    def received(self, event: Event) -> None:
         if isinstance(event, CommandReceived):
             self._link.told(event)
 

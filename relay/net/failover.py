@@ -45,7 +45,7 @@ class Backoff:
         starts again at each TCP connect)."""
         wait = self._next or self.initial
         self._next = min(self.maximum, wait * self.factor)
-        return wait * (0.5 + random() / 2)  # noqa: S311 (jitter, not a secret)
+        return wait * (0.5 + random() / 2)
 
     def reset(self) -> None:
         """Media came: the next failure is a first one."""

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IPushProducer, ITransport
 from twisted.internet.main import CONNECTION_LOST
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.log.cursor import Cursor, CursorState
@@ -50,9 +51,6 @@ class Following(Protocol):
 
     def follow(self, cursor: Cursor, blocked: Blocked) -> None:
         """Send what ``cursor`` reads, from now on."""
-
-    def turn_to(self, cursor: Cursor) -> None:
-        """Read from another cursor from here on; called by ``blocked``, which then says that sending goes on."""
 
     def pump(self) -> None:
         """Send as much as is there and fits."""
@@ -78,9 +76,6 @@ class FollowingTransport(tcp.Server):
         self._congested = False
         self.pump()
 
-    def turn_to(self, cursor: Cursor) -> None:
-        self._cursor = cursor
-
     def unfollow(self) -> None:
         self._cursor = None
         self._blocked = None
@@ -97,7 +92,7 @@ class FollowingTransport(tcp.Server):
             self._congested = True
             self.startWriting()
 
-    def doWrite(self) -> object:
+    def doWrite(self) -> Any:
         if self._tempDataBuffer or self.dataBuffer or self._cursor is None or self.disconnecting:
             result = super().doWrite()
             if result is not None or self._tempDataBuffer or self.dataBuffer or self.disconnecting:
@@ -143,7 +138,7 @@ class FollowingTransport(tcp.Server):
                 return True  # the owner wrote something, which has to go first; doWrite goes on from there
         return True
 
-    def connectionLost(self, reason: object) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         self.unfollow()
         super().connectionLost(reason)
 
@@ -152,7 +147,7 @@ class FollowingTransport(tcp.Server):
 class WritingFollower:
     """The same for transports without a kernel socket of their own (TLS, UNIX): reads a piece, writes it, waits to be resumed."""
 
-    def __init__(self, transport: ITransport) -> None:
+    def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._cursor: Cursor | None = None
         self._blocked: Blocked | None = None
@@ -165,9 +160,6 @@ class WritingFollower:
         self._paused = False
         self._transport.registerProducer(self, True)
         self.pump()
-
-    def turn_to(self, cursor: Cursor) -> None:
-        self._cursor = cursor
 
     def unfollow(self) -> None:
         if self._cursor is not None:

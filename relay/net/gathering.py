@@ -11,6 +11,7 @@ a short while is not enough, or a server that crashes every few seconds would mo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -73,7 +74,7 @@ class Gatherer:
         for link in self.links:
             link.start()
 
-    def stop(self) -> Deferred[object]:
+    def stop(self) -> Deferred[Any]:
         """Stop copying and let go of all members."""
         ends = [replica.stop() for replica in self.replicas.values()]
         ends += [pull.stop() for pull in self.pulls.values()]

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -49,6 +49,7 @@ class HttpFlvProtocol(TwistedProtocol):
     """One request, one stream."""
 
     log = Logger()
+    transport: ITCPTransport
 
     def __init__(self, node: MediaNode, peer: str) -> None:
         self.node = node

@@ -18,7 +18,6 @@ so that the stream's clock goes on (:class:`relay.log.timeline.Timeline`).  The 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -160,7 +159,7 @@ class Ingest:
                 self.messages_dropped += 1
                 return
             self._awaits_keyframe = False
-        self._write(message)
+        self._write(message, info.is_sequence_header)
 
     def leave(self, publication: Publication) -> None:
         """A publisher is gone."""
@@ -217,10 +216,15 @@ class Ingest:
 
     def _write_headers(self, publication: Publication, timestamp: int) -> None:
         for header in publication.headers.messages(timestamp):
-            self._write(header)
+            self._write(header, True)
 
-    def _write(self, message: MediaMessage) -> None:
-        time_ms = self._timeline.rebase(message.message_type, message.timestamp, self._now_ms())
+    def _write(self, message: MediaMessage, is_sequence_header: bool) -> None:
+        time_ms = self._timeline.rebase(
+            message.message_type,
+            message.timestamp,
+            self._now_ms(),
+            is_header=is_sequence_header or message.message_type == MessageType.DATA_AMF0,
+        )
         self.stream.log.append(MediaMessage(message.message_type, time_ms & 0xFFFFFFFF, message.payload))
 
     def _now_ms(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from twisted.application.service import Service
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
@@ -46,7 +46,7 @@ class ListeningService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         port, self._port = self._port, None
-        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+        return (None if port is None else port.stopListening()) or succeed(None)
 
     def when_listening(self) -> Deferred[IListeningPort]:
         """Fires with the port; at once if it is there."""

@@ -17,7 +17,7 @@ from relay.limits import DEFAULT_LIMITS
 from relay.names import StreamName
 from relay.net.failover import FailoverFactory, Upstream
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
-from relay.rtmp.events import ClientEvent, PublishStarted, StatusReceived
+from relay.rtmp.events import Event, PublishStarted, StatusReceived
 from relay.rtmp.messages import MediaMessage, MessageType
 
 LOOK_AHEAD_MS = 5  # tags due within this time go out together: one timer for a video and an audio frame
@@ -58,7 +58,7 @@ class _PublishingProtocol(RtmpClientProtocol):
     """One connection that publishes."""
 
     def __init__(self, settings: ClientSettings, owner: PublisherService, upstream: Upstream) -> None:
-        super().__init__(settings, owner.name.app, f"rtmp://{upstream.name}/{owner.name.app}")
+        super().__init__(settings, owner.stream.app, f"rtmp://{upstream.name}/{owner.stream.app}")
         self._owner = owner
         self._loop = FlvLoop(owner.flv)
         self._started_at = 0.0
@@ -67,9 +67,9 @@ class _PublishingProtocol(RtmpClientProtocol):
 
     def created(self, message_stream_id: int) -> None:
         self._message_stream_id = message_stream_id
-        self.session.publish(message_stream_id, self._owner.name.name)
+        self.session.publish(message_stream_id, self._owner.stream.name)
 
-    def received(self, event: ClientEvent) -> None:
+    def received(self, event: Event) -> None:
         if isinstance(event, PublishStarted):
             self.is_ready()
             self._owner.factory.media_arrived()
@@ -105,7 +105,7 @@ class PublisherService(Service):
         flv: bytes,
         settings: ClientSettings,
     ) -> None:
-        self.name = name
+        self.stream = name
         self.flv = flv
         upstreams = [Upstream(name=origin, endpoint=endpoint) for origin, endpoint in endpoints]
         self.factory = FailoverFactory(

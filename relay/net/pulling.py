@@ -17,7 +17,7 @@ from relay.names import StreamName
 from relay.net.failover import FailoverFactory, Upstream
 from relay.net.ingest import Ingest, Publication, PublishRefused
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
-from relay.rtmp.events import ClientEvent, MediaReceived, PlayStarted, StatusReceived, StreamEnded
+from relay.rtmp.events import Event, MediaReceived, PlayStarted, StatusReceived, StreamEnded
 
 SILENT_SECONDS = 10.0  # a server that plays nothing for so long is asked anew: it may have lost its own source
 
@@ -50,7 +50,7 @@ class _PullProtocol(RtmpClientProtocol):
     def created(self, message_stream_id: int) -> None:
         self.session.play(message_stream_id, self._play)
 
-    def received(self, event: ClientEvent) -> None:
+    def received(self, event: Event) -> None:
         if isinstance(event, MediaReceived):
             self._media(event)
         elif isinstance(event, PlayStarted):
@@ -96,7 +96,7 @@ class Pull:
         name: what it is called here.
         ingest: where it goes.
         upstreams: servers, in order.
-        address: of an upstream: (app, tc_url, stream to play).
+        address: (app, tc_url, stream to play) at the upstream.
         settings: who we are.
     """
 
@@ -107,7 +107,7 @@ class Pull:
         name: StreamName,
         ingest: Ingest,
         upstreams: Sequence[Upstream],
-        address: Callable[[Upstream], tuple[str, str, str]],
+        address: tuple[str, str, str],
         settings: ClientSettings,
     ) -> None:
         self.name = name
@@ -131,7 +131,7 @@ class Pull:
         self.factory.lost(outcome)
 
     def _build(self, upstream: Upstream) -> RtmpClientProtocol:
-        return _PullProtocol(self._settings, self, upstream, *self._address(upstream))
+        return _PullProtocol(self._settings, self, upstream, *self._address)
 
 
 PullMaker = Callable[[StreamName, Sequence[Upstream]], Pull]

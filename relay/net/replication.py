@@ -21,16 +21,16 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from relay.errors import RemoteProtocolError
+from relay.errors import LogDiverged, RemoteProtocolError
 from relay.log.log import StreamLog
 from relay.log.points import LogStart
-from relay.log.record import encode_record, record_size
+from relay.log.record import record_size
 from relay.names import StreamName
 from relay.net.failover import FailoverFactory, Upstream
 from relay.net.positions import ToldPosition, read_position
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
-from relay.rtmp.events import ClientEvent, MediaReceived, PlayStarted, StatusReceived, StreamEnded
+from relay.rtmp.events import Event, MediaReceived, PlayStarted, StatusReceived, StreamEnded
 from relay.rtmp.messages import MediaMessage
 
 
@@ -74,7 +74,7 @@ class _ReplicaProtocol(RtmpClientProtocol):
         epoch, offset = self._replica.position()
         self.session.play(message_stream_id, f"{self._replica.name.name}?epoch={epoch}&offset={offset}")
 
-    def received(self, event: ClientEvent) -> None:
+    def received(self, event: Event) -> None:
         if isinstance(event, MediaReceived):
             self._replica.copy(event.message)
         elif isinstance(event, PlayStarted):
@@ -254,18 +254,16 @@ class Replica:
 
     def _compare(self, log: StreamLog, message: MediaMessage) -> None:
         """The upstream repeats what we have: it must be the same."""
-        theirs = encode_record(message)
-        offset = self._repeat_offset
-        self._repeat_offset += len(theirs)
-        if self._repeat_offset >= self._repeated_until:
-            self._repeated_until = 0
-        if log.rtmp.holds(offset) and log.rtmp.read(offset, len(theirs)) != theirs:
+        try:
+            self._repeat_offset = log.check(self._repeat_offset, message)
+        except LogDiverged as error:
             self._counts.diverged += 1
             self.log.error(
-                "{stream}: {upstream} has other bytes at epoch {epoch} offset {offset} than we have: not copied",
+                "{stream}: {upstream} has other bytes than we have, nothing of it is copied: {error}",
                 stream=str(self.name),
                 upstream=self._from,
-                epoch=log.epoch,
-                offset=offset,
+                error=str(error),
             )
-            raise RemoteProtocolError("the log differs from ours")
+            raise RemoteProtocolError("the log differs from ours") from None
+        if self._repeat_offset >= self._repeated_until:
+            self._repeated_until = 0

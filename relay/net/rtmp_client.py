@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,8 +20,8 @@ from relay.limits import Limits
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.sockets import NODE_TIMEOUT_MS, host_of, tune
 from relay.rtmp.client import ClientSession
-from relay.rtmp.events import ClientEvent, Connected, ConnectRejected, HandshakeDone, StreamCreated
-from relay.rtmp.handshake import NONCE_SIZE
+from relay.rtmp.events import Event, Connected, ConnectRejected, HandshakeDone, StreamCreated
+from relay.rtmp.handshake import NONCE_BYTES
 
 
 @attrs.frozen(kw_only=True)
@@ -36,15 +36,16 @@ class ClientSettings:
 class RtmpClientProtocol(Protocol):
     """Connects, and hands every other event to ``received``.
 
-    Subclasses override ``connected``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once, however
+    Subclasses override ``accepted``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once, however
     the connection ended, with a word for the log.
     """
 
     log = Logger()
+    transport: ITCPTransport | None = None
 
     def __init__(self, settings: ClientSettings, app: str, tc_url: str) -> None:
         self.settings = settings
-        self.session = ClientSession(settings.limits, os.urandom(NONCE_SIZE))
+        self.session = ClientSession(settings.limits, os.urandom(NONCE_BYTES))
         self.peer_node: PeerNode | None = None
         self.heard_at = 0.0  # clock seconds at the last byte from the peer
         self._app = app
@@ -54,14 +55,14 @@ class RtmpClientProtocol(Protocol):
 
     # what subclasses fill in
 
-    def connected(self, properties: dict[str, Any]) -> None:
+    def accepted(self, properties: dict[str, Any]) -> None:
         """The server accepted us.  By default a stream is created."""
         self.session.create_stream()
 
     def created(self, message_stream_id: int) -> None:
         """A stream may be used."""
 
-    def received(self, event: ClientEvent) -> None:
+    def received(self, event: Event) -> None:
         """Anything else."""
 
     def read_done(self) -> None:
@@ -116,14 +117,14 @@ class RtmpClientProtocol(Protocol):
         self.is_ready()
         self.over(self._outcome or "connection_lost")
 
-    def _handle(self, event: ClientEvent) -> None:
+    def _handle(self, event: Event) -> None:
         if isinstance(event, HandshakeDone):
             session = self.session
             properties = self.settings.identity.properties("client", session.their_nonce, session.our_nonce)
             session.connect(self._app, self._tc_url, properties)
         elif isinstance(event, Connected):
             self._recognize(event.properties)
-            self.connected(event.properties)
+            self.accepted(event.properties)
         elif isinstance(event, ConnectRejected):
             self.log.warn(
                 "{host} refused us: {description}", host=host_of(self.transport), description=event.description[:200]

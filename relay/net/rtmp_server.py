@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,9 +34,9 @@ from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
 from relay.net.streams import Hub, LiveStream, StreamNotFound
-from relay.net.viewer import RtmpForm, Viewer
+from relay.net.viewer import Form, RtmpForm, Viewer
 from relay.rtmp import events
-from relay.rtmp.handshake import NONCE_SIZE
+from relay.rtmp.handshake import NONCE_BYTES
 from relay.rtmp.server import ServerSession
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ class RtmpServerProtocol(TwistedProtocol):
     """
 
     log = Logger()
+    transport: ITCPTransport
 
     def __init__(self, node: RtmpNode, peer: str) -> None:
         self.node = node
         self.peer = peer
         self.peer_node: PeerNode | None = None
-        self.session = ServerSession(node.limits, os.urandom(NONCE_SIZE))
+        self.session = ServerSession(node.limits, os.urandom(NONCE_BYTES))
         self.app = ""
         self.viewer: Viewer | None = None
         self._publications: dict[int, Publication] = {}
@@ -149,7 +151,7 @@ class RtmpServerProtocol(TwistedProtocol):
 
     # events
 
-    def _handle(self, event: events.ServerEvent) -> None:
+    def _handle(self, event: events.Event) -> None:
         if isinstance(event, events.MediaReceived):
             publication = self._publications.get(event.message_stream_id)
             if publication is not None:
@@ -232,6 +234,16 @@ class RtmpServerProtocol(TwistedProtocol):
         self._waiting = self.node.hub.when_joinable(name)
         self._waiting.addCallbacks(self._joinable, self._absent, callbackArgs=(request,), errbackArgs=(request,))
 
+    def wait_for(self, ready: Deferred[LiveStream], call: Callable[[LiveStream], None]) -> None:
+        """A neighbour's copy waits for something; forgotten if the connection goes first."""
+
+        def done(stream: LiveStream) -> None:
+            self._waiting = None
+            call(stream)
+
+        self._waiting = ready
+        ready.addCallbacks(done, lambda failure: failure.trap(CancelledError) and None)
+
     def _joinable(self, stream: LiveStream, request: events.PlayRequested) -> None:
         self._waiting = None
         join = stream.log.newest_join_point()
@@ -252,12 +264,12 @@ class RtmpServerProtocol(TwistedProtocol):
         self.session.refuse_play(request, code, description)
         self.close("play_refused")
 
-    def start_replica(self, stream: LiveStream, form: RtmpForm) -> Viewer:
+    def start_replica(self, stream: LiveStream, form: Form) -> Viewer:
         """A neighbour copies the stream (called by the control server, which has answered it)."""
         self.flush()
         return self._view(stream, form)
 
-    def _view(self, stream: LiveStream, form: RtmpForm) -> Viewer:
+    def _view(self, stream: LiveStream, form: Form) -> Viewer:
         self.viewer = Viewer(stream, self.transport, form, self.close, self.node.clock.seconds())
         return self.viewer
 

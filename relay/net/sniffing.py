@@ -13,7 +13,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -114,6 +114,7 @@ class SniffingProtocol(Protocol):
     """Reads until it knows what the peer speaks, then passes everything on."""
 
     log = Logger()
+    transport: ITCPTransport
 
     def __init__(self, factory: PortFactory, host: str) -> None:
         self.ports = factory

@@ -42,6 +42,7 @@ class LiveStream:
         self.evictions = 0
         self.on_flush: Callable[[LiveStream], None] | None = None
         self._metered = (0.0, 0)
+        self._ahead: list[tuple[int, Deferred[LiveStream]]] = []
 
     def __repr__(self) -> str:
         return f"<LiveStream {self.name} {'live' if self.is_live else 'idle'} end={self.log.end}>"
@@ -55,26 +56,47 @@ class LiveStream:
         """Wake it no more."""
         self.viewers.pop(viewer, None)
         self.wakeup.remove(viewer)
-        if not self.viewers:
-            self.log.discard_flv()
+
+    def find_epoch(self, epoch: int) -> StreamLog | None:
+        """The log of this epoch, if it is still here."""
+        log: StreamLog | None = self.log
+        while log is not None and log.epoch != epoch:
+            log = log.predecessor
+        return log
+
+    def when_reached(self, offset: int) -> Deferred[LiveStream]:
+        """Fires when the present log ends at ``offset`` or later, or is no longer the present one.  May be cancelled."""
+        reached: Deferred[LiveStream] = Deferred(lambda deferred: self._ahead.remove((offset, deferred)))
+        self._ahead.append((offset, reached))
+        return reached
 
     def flush(self) -> None:
         """Write what was appended, then tell the readers (I5: in this order)."""
         if self.log.flush():
             self.wakeup.notify()
+            if self._ahead:
+                self._tell_ahead(self.log.end)
             if self.on_flush is not None:
                 self.on_flush(self)
 
     def succeed(self, log: StreamLog) -> None:
         """A new epoch goes on where the present one ends."""
-        self.log.finish(log)
+        if not self.log.is_finished:
+            self.log.finish(log)
         self.log = log
         self.wakeup.notify()
+        self._tell_ahead(1 << 63)
 
     def end(self) -> None:
         """The broadcast is over: readers are told when they have read everything."""
         self.log.finish(None)
         self.wakeup.notify()
+
+    def _tell_ahead(self, end: int) -> None:
+        reached = [deferred for offset, deferred in self._ahead if offset <= end]
+        self._ahead = [(offset, deferred) for offset, deferred in self._ahead if offset > end]
+        for deferred in reached:
+            deferred.callback(self)
 
     def meter(self, now: float) -> None:
         """Once a second: measure the bit rate."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IReactorCore, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 
 from relay.errors import ConfigError
@@ -39,7 +39,7 @@ class RtmpUrl:
         """The server alone: what may be logged."""
         return f"{self.scheme}://{self.host}:{self.port}"
 
-    def endpoint(self, reactor: IReactorCore) -> IStreamClientEndpoint:
+    def endpoint(self, reactor: IReactorTime) -> IStreamClientEndpoint:
         """Where to connect to."""
         endpoint = HostnameEndpoint(reactor, self.host, self.port)
         if self.scheme == "rtmps":

@@ -17,15 +17,18 @@ suspend and checkpoint here.)
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import ITransport
 
+from relay.errors import PositionUnavailable
 from relay.flv.tags import FILE_HEADER, tag
 from relay.log.cursor import Cursor, CursorState
-from relay.log.index import JoinPoint
 from relay.log.log import StreamLog
-from relay.log.record import encode_record
+from relay.log.points import LogStart
+from relay.log.record import encode
+from relay.log.rendition import Rendition
 from relay.net.following import following
 
 if TYPE_CHECKING:
@@ -35,27 +38,21 @@ if TYPE_CHECKING:
 class Form(Protocol):
     """One byte form of a stream, and what to say in it at a jump."""
 
-    may_skip: bool  # may a reader that is behind be moved forward?
+    may_skip: bool
+    """May a reader that is behind be moved forward?"""
+    is_kept_at_end: bool
+    """Does the reader stay when the broadcast is over?"""
 
-    def cursor(self, log: StreamLog, offset: int) -> Cursor:
-        """A cursor at an offset of this form."""
+    def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
+        """The bytes to read, present from ``start`` on."""
 
-    def offset_of(self, join: JoinPoint) -> int:
-        """The join point's place in this form."""
+    def offset_of(self, start: LogStart) -> int:
+        """The place in this form."""
 
-    def boundary(self, log: StreamLog, offset: int) -> int:
-        """The first message boundary at or after ``offset``."""
-
-    def offset_at(self, log: StreamLog, time_ms: int) -> int:
-        """Where this form stood at a media time."""
-
-    def first(self, log: StreamLog) -> int:
-        """The log's first retained byte in this form."""
-
-    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
+    def landing(self, log: StreamLog, join: LogStart) -> bytes:
         """What to say before the bytes from ``join`` on."""
 
-    def crossing(self, log: StreamLog) -> bytes:
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
         """What to say before the first byte of ``log``, the next epoch."""
 
     def ending(self) -> bytes:
@@ -63,32 +60,28 @@ class Form(Protocol):
 
 
 class RtmpForm:
-    """The log's own bytes."""
+    """The log's own bytes, for an RTMP viewer.
+
+    Args:
+        ending: makes the bytes that tell the viewer that the broadcast is over.
+    """
 
     may_skip = True
+    is_kept_at_end = False
 
-    def __init__(self, ending: Callable[[], bytes] = bytes) -> None:
+    def __init__(self, ending: Callable[[], bytes]) -> None:
         self._ending = ending
 
-    def cursor(self, log: StreamLog, offset: int) -> Cursor:
-        return log.rtmp.cursor(offset)
+    def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
+        return log.rtmp
 
-    def offset_of(self, join: JoinPoint) -> int:
-        return join.offset
+    def offset_of(self, start: LogStart) -> int:
+        return start.offset
 
-    def boundary(self, log: StreamLog, offset: int) -> int:
-        return log.rtmp.boundary_at_or_after(offset)
+    def landing(self, log: StreamLog, join: LogStart) -> bytes:
+        return b"".join(encode(message) for message in join.headers.messages(join.timestamp))
 
-    def offset_at(self, log: StreamLog, time_ms: int) -> int:
-        return log.offset_at_time(time_ms)
-
-    def first(self, log: StreamLog) -> int:
-        return log.start
-
-    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
-        return b"".join(encode_record(message) for message in join.headers.messages(join.timestamp))
-
-    def crossing(self, log: StreamLog) -> bytes:
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
         return b""
 
     def ending(self) -> bytes:
@@ -99,35 +92,33 @@ class FlvForm:
     """The FLV rendition, made when its first reader comes."""
 
     may_skip = True
+    is_kept_at_end = False
 
     def __init__(self) -> None:
         self._has_begun = False
 
-    def cursor(self, log: StreamLog, offset: int) -> Cursor:
-        return log.open_flv(offset).cursor(offset)
+    def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
+        return log.open_flv(start.flv_offset)
 
-    def offset_of(self, join: JoinPoint) -> int:
-        return join.flv_offset
+    def offset_of(self, start: LogStart) -> int:
+        return start.flv_offset
 
-    def boundary(self, log: StreamLog, offset: int) -> int:
-        return log.open_flv(offset).boundary_at_or_after(offset)
-
-    def offset_at(self, log: StreamLog, time_ms: int) -> int:
-        return log.flv_offset_at_time(time_ms)
-
-    def first(self, log: StreamLog) -> int:
-        return log.flv_start
-
-    def landing(self, log: StreamLog, join: JoinPoint) -> bytes:
+    def landing(self, log: StreamLog, join: LogStart) -> bytes:
         head = b"" if self._has_begun else FILE_HEADER
         self._has_begun = True
         return head + b"".join(tag(message) for message in join.headers.messages(join.timestamp))
 
-    def crossing(self, log: StreamLog) -> bytes:
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
         return b""
 
     def ending(self) -> bytes:
         return b""
+
+
+def beginning_of(log: StreamLog) -> LogStart:
+    """The state at the first byte that a log still has."""
+    segments = log.rtmp.segments
+    return segments[0].first if segments else log.end_point()
 
 
 class Viewer:
@@ -149,7 +140,6 @@ class Viewer:
     ) -> None:
         self.stream = stream
         self.transport = transport
-        self.messages_skipped_at = 0
         self.skips = 0
         self.bytes_landed = 0  # bytes that were not the log's: preambles and interjections
         self._form = form
@@ -159,6 +149,7 @@ class Viewer:
         self._cursor: Cursor | None = None
         self._pending: list[bytes] = []
         self._is_skipping = False
+        self._has_ended = False
         self._checked_offset = -1
         self._progressed_at = now
 
@@ -172,15 +163,15 @@ class Viewer:
         """Its place in the rendition; -1 before the start and after the end."""
         return -1 if self._cursor is None else self._cursor.offset
 
-    def join(self, join: JoinPoint) -> None:
+    def join(self, join: LogStart) -> None:
         """Start at a join point of the stream's present log."""
         self._write(self._form.landing(self._log, join))
-        self._begin(self._form.offset_of(join))
+        self._begin(join)
 
-    def start_at(self, log: StreamLog, offset: int) -> None:
+    def start_at(self, log: StreamLog, start: LogStart) -> None:
         """Start at a position, without a word."""
         self._log = log
-        self._begin(offset)
+        self._begin(start)
 
     def pump(self) -> None:
         """Send what there is (called by the wake-up)."""
@@ -206,7 +197,7 @@ class Viewer:
         elif now - self._progressed_at > close_seconds:
             self._finish("evicted_slow")
             return
-        if self._form.may_skip and not self._is_skipping and self._lag_ms() > skip_seconds * 1000:
+        if self._form.may_skip and not self._is_skipping and self._is_behind(cursor, skip_seconds):
             self._is_skipping = True
             self._halt()
 
@@ -218,8 +209,8 @@ class Viewer:
             self._cursor.close()
             self._cursor = None
 
-    def _begin(self, offset: int) -> None:
-        self._cursor = self._form.cursor(self._log, offset)
+    def _begin(self, start: LogStart) -> None:
+        self._cursor = self._form.rendition(self._log, start).cursor(self._form.offset_of(start))
         self.stream.add_viewer(self)
         self._follower.follow(self._cursor, self._blocked)
 
@@ -228,64 +219,72 @@ class Viewer:
             self.bytes_landed += len(data)
             self.transport.write(data)
 
-    def _lag_ms(self) -> float:
-        """How much media, in ms, lies between the reader and the log's end: 0 if it is at it."""
-        assert self._cursor is not None
-        return self._form.lag_ms(self._log, self._cursor.offset)
+    def _is_behind(self, cursor: Cursor, seconds: float) -> bool:
+        """Is there more than this much media between the reader and the log's end?"""
+        return cursor.offset < cursor.rendition.offset_at_time(self._log.end_time_ms - int(seconds * 1000))
 
     def _halt(self) -> None:
-        assert self._cursor is not None
-        if self._cursor.stop is None:
-            self._cursor.stop = self._form.boundary(self._log, self._cursor.offset)
+        """Stop at the next message boundary; a hole stops the reader by itself."""
+        cursor = self._cursor
+        assert cursor is not None
+        if cursor.stop is None:
+            with suppress(PositionUnavailable):
+                cursor.stop = cursor.rendition.boundary_at_or_after(cursor.offset)
 
     def _blocked(self, state: CursorState) -> bool:
         if state is CursorState.AT_STOP:
             return self._halted()
         if state is CursorState.GAP:
+            self._say_pending()
             return self._land()
         return self._cross()
 
     def _halted(self) -> bool:
         assert self._cursor is not None
         self._cursor.stop = None
-        pending, self._pending = self._pending, []
-        self._write(b"".join(pending))
+        self._say_pending()
         if self._is_skipping:
             self._is_skipping = False
             self._land()
         return self._cursor is not None
 
+    def _say_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        self._write(b"".join(pending))
+
     def _land(self) -> bool:
         """Go on at the newest join point, if it lies ahead."""
-        assert self._cursor is not None
+        cursor = self._cursor
         join = self._log.newest_join_point()
-        if join is None or self._form.offset_of(join) <= self._cursor.offset:
+        if cursor is None or join is None or self._form.offset_of(join) <= cursor.offset:
             return False
         self.skips += 1
         self.stream.skips += 1
         self._write(self._form.landing(self._log, join))
-        self._move(self._form.offset_of(join))
+        self._move(join)
         return True
 
     def _cross(self) -> bool:
         """The log is finished: go on in the next epoch, or end."""
         successor = self._log.successor
-        if successor is None:
+        if successor is not None:
+            start = beginning_of(successor)
+            self._log = successor
+            self._write(self._form.crossing(successor, start))
+            self._move(start)
+            return True
+        if not self._has_ended:
+            self._has_ended = True
             self._write(self._form.ending())
-            self._finish("ended")
-            return False
-        self._log = successor
-        self._write(self._form.crossing(successor))
-        self._move(self._form.first(successor))
-        return True
+            if not self._form.is_kept_at_end:
+                self._finish("ended")
+        return False
 
-    def _move(self, offset: int) -> None:
+    def _move(self, start: LogStart) -> None:
         """Put the cursor at another place of the (possibly new) log."""
         assert self._cursor is not None
-        old = self._cursor
-        self._cursor = self._form.cursor(self._log, offset)
-        self._follower.turn_to(self._cursor)
-        old.close()
+        self._cursor.move_to(self._form.offset_of(start), self._form.rendition(self._log, start))
+        self._has_ended = False
 
     def _finish(self, outcome: str) -> None:
         self.stop()

@@ -1,0 +1,126 @@
+"""The aggregator: gathers one distributor of every pair, in memory, and serves viewers.
+
+Composition only.  ``twistd -n relay-aggregator --help``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.python import usage
+
+from relay.log.options import LogOptions
+from relay.net.gathering import Gatherer
+from relay.net.logs import MemoryLogs
+from relay.net.node import Node, NodeSettings
+from relay.net.replication import Counts
+from relay.tiers.options import NodeOptions, client_endpoint, run_node, serve
+
+Pair = tuple[str, list[tuple[str, IStreamClientEndpoint]]]
+
+
+class Options(NodeOptions):
+    """Command line of ``relay-aggregator``."""
+
+    tier = "aggregator"
+    synopsis = "[options] --name NAME --pair NAME=PREFERRED,BACKUP [--pair ...]"
+    longdesc = (
+        "Gathers one distributor of every pair and serves viewers: rtmp://HOST:PORT/app/name and "
+        "http://HOST:PORT/app/name.flv on one port. The first distributor of a pair is preferred; when it dies, "
+        "reading goes on from the next byte at the other."
+    )
+    optParameters = [
+        ["keep-seconds", None, 60, "Seconds of each stream kept in memory.", int],
+        ["keep-mbytes", None, 128, "Megabytes of each stream kept in memory.", int],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["pairs"] = []
+
+    def opt_pair(self, pair: str) -> None:
+        """NAME=ENDPOINT,ENDPOINT: a pair's distributors, the preferred first (a=tcp:host1:1935,tcp:host2:1935)."""
+        name, equals, endpoints = pair.partition("=")
+        members = endpoints.split(",")
+        if not equals or not name or not all(members):
+            raise usage.UsageError(f"--pair {pair!r} is not NAME=ENDPOINT,ENDPOINT")
+        if any(name == other for other, _ in self["pairs"]):
+            raise usage.UsageError(f"--pair {name} is given twice")
+        self["pairs"].append((name, members))
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if not self["pairs"]:
+            raise usage.UsageError("at least one --pair is required")
+
+
+class Aggregator(Node):
+    """A running aggregator: see :mod:`relay.net.gathering` for how it copies."""
+
+    def __init__(self, settings: NodeSettings, clock: IReactorTime, pairs: Sequence[Pair], keep: LogOptions) -> None:
+        super().__init__(settings, clock)
+        self.counts = Counts()
+        logs = MemoryLogs(keep, settings.limits)
+        self.gatherers = [
+            Gatherer(
+                f"pair {name}",
+                members,
+                patterns=("*",),
+                hub=self.hub,
+                maker=logs,
+                settings=self.upstream_settings,
+                counts=self.counts,
+            )
+            for name, members in pairs
+        ]
+
+    def startService(self) -> None:
+        super().startService()
+        for gatherer in self.gatherers:
+            gatherer.start()
+
+    def stopService(self) -> Deferred[None]:
+        return self.stop_after([gatherer.stop() for gatherer in self.gatherers])
+
+    def health(self) -> tuple[str, list[str]]:
+        """Normal when every preferred distributor runs, degraded when a backup serves, down when a pair is lost."""
+        why = [reason for gatherer in self.gatherers for reason in gatherer.why_not_normal()]
+        if any(gatherer.is_down() for gatherer in self.gatherers):
+            return "down", why
+        return ("degraded" if why else "normal"), why
+
+    def check(self) -> None:
+        super().check()
+        for gatherer in self.gatherers:
+            gatherer.check()
+
+
+def make_aggregator(options: Options, reactor: Any) -> Aggregator:
+    """Build what the options say.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    pairs = [
+        (
+            name,
+            [(member_name(name, i), client_endpoint(reactor, f"--pair {name}", text)) for i, text in enumerate(texts)],
+        )
+        for name, texts in options["pairs"]
+    ]
+    keep = LogOptions(keep_ms=options["keep-seconds"] * 1000, keep_bytes=options["keep-mbytes"] << 20)
+    return serve(Aggregator(options.settings(), reactor, pairs, keep), options, reactor)
+
+
+def member_name(pair: str, index: int) -> str:
+    """a1 and a2 are the members of pair a."""
+    return f"{pair}{index + 1}"
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """What ``twistd`` calls."""
+    return run_node(options, make_aggregator, reactor)

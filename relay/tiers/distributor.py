@@ -1,0 +1,124 @@
+"""The distributor: copies streams from its upstreams all the time, stores them, serves copies and viewers.
+
+Composition only.  ``twistd -n relay-distributor --help``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.python import usage
+
+from relay.errors import NameRefused
+from relay.names import StreamName
+from relay.net.failover import Upstream
+from relay.net.gathering import Gatherer
+from relay.net.node import NodeSettings
+from relay.net.pulling import Pull
+from relay.net.replication import Counts
+from relay.net.storing import StoringNode
+from relay.tiers.options import StoreOptions, client_endpoint, run_node, serve
+
+
+class Options(StoreOptions):
+    """Command line of ``relay-distributor``."""
+
+    tier = "distributor"
+    synopsis = "[options] --name NAME --store DIR --upstream ENDPOINT [--upstream ENDPOINT ...]"
+    longdesc = (
+        "Copies streams from an origin, byte for byte, into its own store and hands them on. Distributors come in "
+        "pairs that back each other up: give both the same --streams. The first --upstream is preferred. An upstream "
+        "that is a plain RTMP server is asked for the streams that --streams names without wildcards."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["upstreams"] = []
+        self["streams"] = []
+
+    def opt_upstream(self, endpoint: str) -> None:
+        """Twisted endpoint of an origin, tcp:HOST:PORT. May be repeated, the preferred first."""
+        self["upstreams"].append(endpoint)
+
+    def opt_streams(self, pattern: str) -> None:
+        """Which streams to copy: APP/NAME with * ? [...] wildcards. May be repeated. Default: all."""
+        self["streams"].append(pattern)
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if not self["upstreams"]:
+            raise usage.UsageError("at least one --upstream is required")
+        for pattern in self["streams"]:
+            if not any(character in pattern for character in "*?["):
+                try:
+                    StreamName.parse(pattern)
+                except NameRefused as error:
+                    raise usage.UsageError(f"--streams {pattern}: {error}") from None
+
+
+class Distributor(StoringNode):
+    """A running distributor: see :mod:`relay.net.gathering` for how it copies."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        clock: IReactorTime,
+        upstreams: Sequence[tuple[str, IStreamClientEndpoint]],
+        patterns: Sequence[str],
+        options: StoreOptions,
+    ) -> None:
+        super().__init__(settings, clock, options.store_settings())
+        self.counts = Counts()
+        self.gatherer = Gatherer(
+            "upstream",
+            upstreams,
+            patterns=tuple(patterns) or ("*",),
+            hub=self.hub,
+            maker=self.logs,
+            settings=self.upstream_settings,
+            counts=self.counts,
+            make_pull=self._make_pull,
+        )
+
+    def startService(self) -> None:
+        super().startService()
+        self.gatherer.start()
+
+    def stopService(self) -> Deferred[None]:
+        return self.stop_after([self.gatherer.stop()])
+
+    def health(self) -> tuple[str, list[str]]:
+        """Normal while an upstream is there and the store takes bytes; down when no upstream is."""
+        why = self.storage_problems()
+        if self.gatherer.is_down():
+            return "down", [*self.gatherer.why_not_normal(), *why]
+        why += self.gatherer.why_not_normal()
+        return ("degraded" if why else "normal"), why
+
+    def check(self) -> None:
+        super().check()
+        self.gatherer.check()
+
+    def _make_pull(self, name: StreamName, upstreams: Sequence[Upstream]) -> Pull:
+        ingest = self.ingest(name)
+        address = (name.app, f"rtmp://{upstreams[0].name}/{name.app}", name.name)
+        return Pull(name, ingest, upstreams, address, self.upstream_settings)
+
+
+def make_distributor(options: Options, reactor: Any) -> Distributor:
+    """Build what the options say.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    upstreams = [(text, client_endpoint(reactor, "--upstream", text)) for text in options["upstreams"]]
+    return serve(Distributor(options.settings(), reactor, upstreams, options["streams"], options), options, reactor)
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """What ``twistd`` calls."""
+    return run_node(options, make_distributor, reactor)

@@ -1,0 +1,211 @@
+"""Options that every node has, and how a bad one is said: one line on standard error, exit status 2.
+
+Owns the parsing of endpoints, secrets and networks.  The tiers' ``Options`` derive from it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from twisted.application.service import MultiService
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python import usage
+
+from relay.errors import ConfigError
+from relay.limits import DEFAULT_LIMITS
+from relay.log.options import LogOptions
+from relay.net.identity import NodeIdentity, read_secret_file
+from relay.net.node import Node, NodeSettings
+from relay.net.sniffing import LOOPBACK, Network, parse_networks
+from relay.net.storing import StoreSettings
+
+EXIT_CONFIG = 2  # a bad option, or a port in use: starting again won't help
+
+T = TypeVar("T")
+
+
+def refuse(command: str, error: object) -> NoReturn:
+    """Say what is wrong and exit."""
+    sys.stderr.write(f"{command}: {error}\n")
+    raise SystemExit(EXIT_CONFIG)
+
+
+class NodeOptions(usage.Options):
+    """What every tier takes.  Subclasses set ``tier`` and call ``super().__init__()``."""
+
+    tier = "node"
+
+    optParameters = [
+        ["name", "n", None, "What this node is called, in logs, pages and by its neighbours (required)."],
+        ["listen", "l", "tcp:1935", "Twisted endpoint to serve on: tcp:1935, tcp:1935:interface=127.0.0.1, ssl:…, unix:…"],
+        ["admin", "a", None, "Endpoint for health, metrics, API and page (HTTP), e.g. tcp:8081:interface=127.0.0.1"],
+        ["secret-file", None, None, "File with the cluster's shared secret (mode 0600, at least 16 bytes). Without it, "
+         "only neighbours on this host are believed."],
+        ["merge-ms", None, 100, "Longest time that wake-ups of many viewers are merged for, ms.", int],
+        ["allow-origin", None, "*", "Access-Control-Allow-Origin of HTTP-FLV answers; empty for none."],
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["trust-proxy"] = []
+
+    @property
+    def command(self) -> str:
+        """What the operator typed."""
+        return f"relay-{self.tier}"
+
+    def opt_trust_proxy(self, network: str) -> None:
+        """Address or network (CIDR) that may send PROXY protocol headers. May be repeated. Default: loopback."""
+        self["trust-proxy"].append(network)
+
+    def opt_version(self) -> NoReturn:
+        """Show the version and exit."""
+        from relay import __version__  # noqa: PLC0415
+
+        sys.stdout.write(f"{self.command} {__version__}\n")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse, and say what is wrong in one line."""
+        try:
+            super().parseOptions(options)
+        except (usage.UsageError, ConfigError) as error:
+            refuse(self.command, f"{error} (see {self.command} --help)")
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+    def postOptions(self) -> None:
+        if not self["name"]:
+            raise usage.UsageError("--name is required")
+        if self["merge-ms"] < 0:
+            raise usage.UsageError(f"--merge-ms {self['merge-ms']}: not negative, please")
+        self.networks()
+
+    def networks(self) -> tuple[Network, ...]:
+        """``--trust-proxy``."""
+        try:
+            return parse_networks(self["trust-proxy"]) or LOOPBACK
+        except ValueError as error:
+            raise ConfigError(f"--trust-proxy: {error}") from None
+
+    def settings(self) -> NodeSettings:
+        """Everything that any node is told.
+
+        Raises:
+            ConfigError: the secret file can't be used.
+        """
+        secret = read_secret_file(self["secret-file"]) if self["secret-file"] else None
+        return NodeSettings(
+            identity=NodeIdentity(name=self["name"], tier=self.tier, secret=secret),
+            limits=DEFAULT_LIMITS,
+            trusted=self.networks(),
+            merge_seconds=self["merge-ms"] / 1000,
+            allow_origin=self["allow-origin"],
+        )
+
+
+class StoreOptions(NodeOptions):
+    """What tiers that store take besides."""
+
+    optParameters = [
+        ["store", "s", None, "Directory where streams are stored; without it they are in memory only."],
+        ["keep-seconds", None, 300, "Seconds of each stream kept.", int],
+        ["keep-mbytes", None, 1024, "Megabytes of each stream kept.", int],
+        ["keep-idle-hours", None, 24.0, "Hours that a stream stays stored which nobody publishes.", float],
+    ]
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        for option in ("keep-seconds", "keep-mbytes", "keep-idle-hours"):
+            if not self[option] > 0:
+                raise usage.UsageError(f"--{option} {self[option]}: must be above 0")
+
+    def store_settings(self) -> StoreSettings:
+        """Where bytes are kept, and how long."""
+        keep = LogOptions(keep_ms=self["keep-seconds"] * 1000, keep_bytes=self["keep-mbytes"] << 20)
+        return StoreSettings(directory=self["store"] or None, keep=keep, idle_seconds=self["keep-idle-hours"] * 3600)
+
+
+def parse_endpoint(make: Callable[[Any, str], T], reactor: Any, option: str, text: str) -> T:
+    """Parse an endpoint string.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return make(reactor, text)
+    except (ValueError, TypeError, IndexError, OSError) as error:
+        raise ConfigError(f"{option} {text!r} is no endpoint: {error}") from None
+
+
+def server_endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+    """``tcp:1935`` and the like to listen on."""
+    endpoint: IStreamServerEndpoint = parse_endpoint(serverFromString, reactor, option, text)
+    return endpoint
+
+
+def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoint:
+    """``tcp:HOST:PORT`` and the like to connect to."""
+    endpoint: IStreamClientEndpoint = parse_endpoint(clientFromString, reactor, option, text)
+    return endpoint
+
+
+def positive(option: str) -> Callable[[str], float]:
+    """A coercion for usage.Options: a number above zero."""
+
+    def coerce(text: str) -> float:
+        value = float(text)
+        if not value > 0:
+            raise ValueError(f"{option} {text}: must be above 0")
+        return value
+
+    return coerce
+
+
+class NodeRunner(MultiService):
+    """The root of a node that ``twistd`` runs: what keeps it from starting is said in one line."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self._command = command
+
+    def privilegedStartService(self) -> None:
+        try:
+            super().privilegedStartService()
+        except CannotListenError as error:
+            where = f"{error.interface or '*'}:{error.port}"
+            refuse(
+                self._command, f"can't listen on {where}: {getattr(error.socketError, 'strerror', error.socketError)}"
+            )
+        except ConfigError as error:
+            refuse(self._command, error)
+
+
+N = TypeVar("N", bound=Node)
+O = TypeVar("O", bound=NodeOptions)
+
+
+def serve(node: N, options: NodeOptions, reactor: Any) -> N:
+    """Let a node listen where the options say, for media and for ``--admin``."""
+    node.listen(server_endpoint(reactor, "--listen", options["listen"]))
+    return node
+
+
+def run_node(options: O, make: Callable[[O, Any], MultiService], reactor: Any) -> MultiService:
+    """Build a node and put it under a runner; a bad option ends the process with one line."""
+    if reactor is None:
+        from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
+
+        reactor = global_reactor
+    runner = NodeRunner(options.command)
+    try:
+        make(options, reactor).setServiceParent(runner)
+    except ConfigError as error:
+        refuse(options.command, error)
+    return runner
