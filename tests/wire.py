@@ -119,10 +119,7 @@ def on_track(message: MediaMessage, track: int) -> MediaMessage:
 def with_mod_ex(message: MediaMessage, extra: bytes = b"\x00\x01\x02") -> MediaMessage:
     """An E-RTMP message with a ModEx (nanosecond offset) in front."""
     head = message.payload[0]
-    if len(extra) < 256:
-        size = bytes((len(extra) - 1,))
-    else:
-        size = b"\xff" + (len(extra) - 1).to_bytes(2, "big")
+    size = bytes((len(extra) - 1,)) if len(extra) < 256 else b"\xff" + (len(extra) - 1).to_bytes(2, "big")
     wrapped = bytes((head & 0xF0 | 7,)) + size + extra + bytes((head & 0x0F,)) + message.payload[1:]
     return MediaMessage(message.message_type, message.timestamp, wrapped)
 
