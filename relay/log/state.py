@@ -75,7 +75,7 @@ class LogState:
     def _advance_clock(self, timestamp: int, is_frame: bool) -> None:
         if self._is_clock_set:
             step = (timestamp - self.time_ms) & 0xFFFFFFFF
-            self.time_ms += step - (1 << 32) if step >= 1 << 31 else step
+            self.time_ms = max(0, self.time_ms + (step - (1 << 32) if step >= 1 << 31 else step))
         else:
             self.time_ms = timestamp
             self._is_clock_set = is_frame

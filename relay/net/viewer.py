@@ -16,7 +16,7 @@ suspend and checkpoint here.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +30,7 @@ from relay.log.points import LogStart
 from relay.log.record import encode
 from relay.log.rendition import Rendition
 from relay.net.following import following
+from relay.rtmp.messages import MediaMessage, MessageType
 
 if TYPE_CHECKING:
     from relay.net.streams import LiveStream
@@ -59,17 +60,41 @@ class Form(Protocol):
         """What to say when the broadcast is over."""
 
 
-class RtmpForm:
+class MediaForm:
+    """What the forms for viewers have in common: the headers in force before the media."""
+
+    may_skip = True
+    is_kept_at_end = False
+
+    def __init__(self) -> None:
+        self._metadata: bytes | None = None
+
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
+        return b""
+
+    def headers(self, join: LogStart) -> Iterator[MediaMessage]:
+        """The headers in force, stamped with the join point's time; metadata first, with 0, and only if it is new.
+
+        ffmpeg takes metadata with any other time for a subtitle track.
+        """
+        for message in join.headers.messages(join.timestamp):
+            if message.message_type != MessageType.DATA_AMF0:
+                yield message
+            elif message.payload != self._metadata:
+                stamp = 0 if self._metadata is None else join.timestamp
+                self._metadata = message.payload
+                yield MediaMessage(message.message_type, stamp, message.payload)
+
+
+class RtmpForm(MediaForm):
     """The log's own bytes, for an RTMP viewer.
 
     Args:
         ending: makes the bytes that tell the viewer that the broadcast is over.
     """
 
-    may_skip = True
-    is_kept_at_end = False
-
     def __init__(self, ending: Callable[[], bytes]) -> None:
+        super().__init__()
         self._ending = ending
 
     def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
@@ -79,22 +104,17 @@ class RtmpForm:
         return start.offset
 
     def landing(self, log: StreamLog, join: LogStart) -> bytes:
-        return b"".join(encode(message) for message in join.headers.messages(join.timestamp))
-
-    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
-        return b""
+        return b"".join(encode(message) for message in self.headers(join))
 
     def ending(self) -> bytes:
         return self._ending()
 
 
-class FlvForm:
+class FlvForm(MediaForm):
     """The FLV rendition, made when its first reader comes."""
 
-    may_skip = True
-    is_kept_at_end = False
-
     def __init__(self) -> None:
+        super().__init__()
         self._has_begun = False
 
     def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
@@ -106,10 +126,7 @@ class FlvForm:
     def landing(self, log: StreamLog, join: LogStart) -> bytes:
         head = b"" if self._has_begun else FILE_HEADER
         self._has_begun = True
-        return head + b"".join(tag(message) for message in join.headers.messages(join.timestamp))
-
-    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
-        return b""
+        return head + b"".join(tag(message) for message in self.headers(join))
 
     def ending(self) -> bytes:
         return b""
