@@ -1,7 +1,7 @@
 """The control connection between neighbours: which streams there are, and how the node is.
 
-Owns what the serving node tells (:class:`ControlServer`) and what the asking node knows (:class:`ControlLink`).  Called by the
-RTMP server protocol on one side, by gatherers and balancers on the other.
+Owns what the serving node tells (:class:`ControlServer`) and what the asking node knows (:class:`ControlLink`).
+Called by the RTMP server protocol on one side, by gatherers and balancers on the other.
 
 The asking (downstream) node dials and says ``relayHello``; from then on the serving node tells, unasked:
 
@@ -10,8 +10,8 @@ The asking (downstream) node dials and says ``relayHello``; from then on the ser
     relayGone        "app/name"      one has disappeared
     relayHealth      state, [why]    "normal" | "degraded" | "down"
 
-entry = {name, epoch, start, end, live}.  The asking node pings; the session answers at once.  A peer that is silent and leaves
-a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or cut off).
+entry = {name, epoch, start, end, live}.  The asking node pings; the session answers at once.  A peer that is silent
+and leaves a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or cut off).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from relay.net.failover import Backoff
 from relay.net.positions import position_info, start_info
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
-from relay.rtmp.events import Event, CommandReceived, PlayRequested
+from relay.rtmp.events import CommandReceived, Event, PlayRequested
 
 if TYPE_CHECKING:
     from relay.net.rtmp_server import RtmpServerProtocol
@@ -89,7 +89,8 @@ def entry_of(stream: LiveStream) -> CatalogueEntry:
 
 
 class ReplicaForm:
-    """The log's bytes for a neighbour that copies them: told where they are at each jump, never skipped for being slow."""
+    """The log's bytes for a neighbour that copies them: told where they are at each jump, never skipped for being
+    slow."""
 
     may_skip = False
     is_kept_at_end = True

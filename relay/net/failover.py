@@ -1,19 +1,20 @@
 """Which upstream a connection goes to, and when it is tried again.
 
-Owns the choice and the waiting; what is said on the connection is the protocol's matter.  Called by replicas and pulls, one
-factory each.
+Owns the choice and the waiting; what is said on the connection is the protocol's matter.  Called by replicas and
+pulls, one factory each.
 
-Theory.  The members are ordered: the first is preferred.  A *round* tries each usable member once, in order, without waiting:
-when one dies, the next is asked at once.  Only when a whole round has brought no media does the factory wait, longer each
-time (``Backoff``), with jitter, so that a restarted server does not meet everybody at the same moment.  Media, and media
-alone, ends a round: an upstream that accepts connections and drops them never resets the wait.
+Theory.  The members are ordered: the first is preferred.  A *round* tries each usable member once, in order, without
+waiting: when one dies, the next is asked at once.  Only when a whole round has brought no media does the factory
+wait, longer each time (``Backoff``), with jitter, so that a restarted server does not meet everybody at the same
+moment.  Media, and media alone, ends a round: an upstream that accepts connections and drops them never resets the
+wait.
 
     start ─> connecting ──> connected ──media──> reading
                │ fails          │ lost              │ lost: a new round that begins with the *next* member
                └────────────────┴──> next member, or wait and begin a new round
 
-``turn_to(member)`` leaves the present member for another (the preferred one is well again); what is read goes on from the
-log's end, so nothing is lost.
+``turn_to(member)`` leaves the present member for another (the preferred one is well again); what is read goes on from
+the log's end, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Backoff:
     _next: float = attrs.field(default=0.0, init=False)
 
     def __call__(self, failed_attempts: int = 0) -> float:
-        """The next wait (also the form that ``ClientService(retryPolicy=…)`` calls; its own count is ignored, because it
-        starts again at each TCP connect)."""
+        """The next wait (also the form that ``ClientService(retryPolicy=…)`` calls; its own count is ignored, because
+        it starts again at each TCP connect)."""
         wait = self._next or self.initial
         self._next = min(self.maximum, wait * self.factor)
         return wait * (0.5 + random() / 2)
@@ -66,7 +67,7 @@ class FailoverFactory(Factory):
 
     Args:
         members: in order of preference.
-        build: makes the protocol for a connection to a member; the factory is told through ``lost`` and ``media_arrived``.
+        build: makes the protocol for a connection to a member; it tells the factory ``lost`` and ``media_arrived``.
         clock: the reactor.
     """
 

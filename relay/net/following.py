@@ -1,7 +1,8 @@
 """Sending a rendition to a socket: a viewer is a cursor, not a queue.
 
-Owns the way of bytes from a segment to a transport; knows nothing of RTMP, FLV or streams.  The port makes the transports
-(:mod:`relay.net.listening`), :class:`relay.net.viewer.Viewer` starts them following, :class:`relay.net.wakeup.Wakeup` pumps.
+Owns the way of bytes from a segment to a transport; knows nothing of RTMP, FLV or streams.  The port makes the
+transports (:mod:`relay.net.listening`), :class:`relay.net.viewer.Viewer` starts them following,
+:class:`relay.net.wakeup.Wakeup` pumps.
 
 Theory.  A follower is in one of three states:
 
@@ -85,7 +86,8 @@ class FollowingTransport(tcp.Server):
         return self._congested or bool(self._tempDataBuffer or self.dataBuffer)
 
     def pump(self) -> None:
-        """One ``sendfile`` in the ordinary case.  Errors are left to the reactor, which calls ``doWrite`` and gets them."""
+        """One ``sendfile`` in the ordinary case.  Errors are left to the reactor, which calls ``doWrite`` and gets
+        them."""
         if self._cursor is None or self._congested or self._tempDataBuffer or self.dataBuffer or self.disconnected:
             return
         if not self._send():
@@ -145,7 +147,8 @@ class FollowingTransport(tcp.Server):
 
 @implementer(IPushProducer)
 class WritingFollower:
-    """The same for transports without a kernel socket of their own (TLS, UNIX): reads a piece, writes it, waits to be resumed."""
+    """The same for transports without a kernel socket of their own (TLS, UNIX): reads a piece, writes it, waits to be
+    resumed."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport

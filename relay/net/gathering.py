@@ -1,11 +1,11 @@
 """Which streams a node copies, from whom, and when it goes back to the one it prefers.
 
-Owns a *group*: upstreams that have the same streams (the origins of a distributor; the two distributors of a pair).  Watches
-each member by a control link, keeps one :class:`relay.net.replication.Replica` per stream of their catalogues.  Called by the
-tiers: a distributor has one group, an aggregator one per pair.
+Owns a *group*: upstreams that have the same streams (the origins of a distributor; the two distributors of a pair).
+Watches each member by a control link, keeps one :class:`relay.net.replication.Replica` per stream of their
+catalogues.  Called by the tiers: a distributor has one group, an aggregator one per pair.
 
-The preferred member is the first.  When it has been up for ``return_seconds``, replicas that read from another go back to it:
-a short while is not enough, or a server that crashes every few seconds would move everybody each time.
+The preferred member is the first.  When it has been up for ``return_seconds``, replicas that read from another go
+back to it: a short while is not enough, or a server that crashes every few seconds would move everybody each time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """HTTP-FLV on the media port: one request a connection, answered with an endless FLV file.
 
-Owns the request's conversation; h11 parses it (strictly: request smuggling and its kin are its business).  The bytes come
-through a :class:`relay.net.viewer.Viewer`.  Called by the sniffing protocol.
+Owns the request's conversation; h11 parses it (strictly: request smuggling and its kin are its business).  The bytes
+come through a :class:`relay.net.viewer.Viewer`.  Called by the sniffing protocol.
 
     GET /live/demo.flv  ->  200, video/x-flv, until either side closes
     HEAD                ->  the same head at once (404 if the stream is not there)
@@ -150,7 +150,7 @@ class HttpFlvProtocol(TwistedProtocol):
             headers.append(("Allow", ALLOWED))
         if self.node.allow_origin:
             headers.append(("Access-Control-Allow-Origin", self.node.allow_origin))
-        # An endless body is framed by the end of the connection: that is HTTP/1.0's form of it, which every client knows.
+        # An endless body ends with the connection: HTTP/1.0's way, which every client knows.
         writer = h11.Connection(h11.SERVER)
         writer.receive_data(b"GET / HTTP/1.0\r\n\r\n")
         writer.next_event()

@@ -1,11 +1,11 @@
 """Who a node is, and how it proves to another that both belong to one cluster.
 
-Owns the node's name, the cluster secret, the proof made from it and the connect properties that carry both.  Called by the
-RTMP client and server protocols.
+Owns the node's name, the cluster secret, the proof made from it and the connect properties that carry both.  Called
+by the RTMP client and server protocols.
 
-The secret never crosses the wire.  RTMP's handshake already carries 1528 random bytes each way (in C1 and S1), so they serve
-as the two challenges: each side sends HMAC-SHA256 over both, its role and its name.  S1 is fresh for each connection, so a
-recorded proof is worthless on another.
+The secret never crosses the wire.  RTMP's handshake already carries 1528 random bytes each way (in C1 and S1), so
+they serve as the two challenges: each side sends HMAC-SHA256 over both, its role and its name.  S1 is fresh for each
+connection, so a recorded proof is worthless on another.
 
 A node without a secret takes its own host for its cluster: it believes peers on loopback addresses, and no other.
 """

@@ -1,7 +1,7 @@
 """Who writes a stream at the node where it begins: one publisher at a time, by rule.
 
-Owns the choice among publishers and the stream's clock; the connection is the protocol's, the bytes are the log's.  Called by
-the RTMP server protocol (an encoder publishes) and by pulls (we play from a plain RTMP server).
+Owns the choice among publishers and the stream's clock; the connection is the protocol's, the bytes are the log's.
+Called by the RTMP server protocol (an encoder publishes) and by pulls (we play from a plain RTMP server).
 
     publisher        first                    second, while the first is live
     refuse           active                   refused (NetStream.Publish.BadName)
@@ -9,11 +9,12 @@ the RTMP server protocol (an encoder publishes) and by pulls (we play from a pla
                                               keyframe when the first leaves or falls silent
     replace          active                   active at its first keyframe; the first is sent away
 
-A publisher that has been silent for longer than the take-over time never blocks another, whatever the policy: it is the half
-dead connection of the encoder that comes back.
+A publisher that has been silent for longer than the take-over time never blocks another, whatever the policy: it is
+the half dead connection of the encoder that comes back.
 
-A newly active publisher's first bytes in the log are its headers and a keyframe (inter frames before it are dropped), stamped
-so that the stream's clock goes on (:class:`relay.log.timeline.Timeline`).  The log, its epoch and its readers stay.
+A newly active publisher's first bytes in the log are its headers and a keyframe (inter frames before it are dropped),
+stamped so that the stream's clock goes on (:class:`relay.log.timeline.Timeline`).  The log, its epoch and its readers
+stay.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Owns the listening socket of a node.  Called by the tiers.
 
-Twisted's own ``strports.service`` raises when it can't listen, which is wanted, but does not tell which port it got, which
-tests and clusters need.  And the class of the transports that a port makes is an attribute of the port: that is the seam
-through which :class:`relay.net.following.FollowingTransport` comes in, whatever endpoint string made the port.
+Twisted's own ``strports.service`` raises when it can't listen, which is wanted, but does not tell which port it got,
+which tests and clusters need.  And the class of the transports that a port makes is an attribute of the port: that is
+the seam through which :class:`relay.net.following.FollowingTransport` comes in, whatever endpoint string made the
+port.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from relay.net.following import FollowingTransport
 class ListeningService(Service):
     """Listens while it runs.
 
-    Raises (from ``privilegedStartService``): what the endpoint raised, ``CannotListenError`` above all, so that a node that
-    can't listen does not start.
+    Raises (from ``privilegedStartService``): what the endpoint raised, ``CannotListenError`` above all, so that a
+    node that can't listen does not start.
     """
 
     def __init__(self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:

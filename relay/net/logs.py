@@ -1,7 +1,7 @@
 """Where a node keeps its logs: in memory or in a store on disk.
 
-Owns the choice behind one interface (:class:`relay.net.replication.LogMaker`) and the numbering of epochs.  Called by the
-tiers.
+Owns the choice behind one interface (:class:`relay.net.replication.LogMaker`) and the numbering of epochs.  Called by
+the tiers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class StoredLogs:
 
     Args:
         store: of the node.
-        is_writer: does this node write the logs (an origin)?  Then whatever its machine may have lost means a new epoch.
+        is_writer: does this node write the logs (an origin)?  Then what its machine may have lost means a new epoch.
     """
 
     log = Logger()

@@ -1,7 +1,7 @@
 """What all media nodes (origin, distributor, aggregator) are made of: streams, a port, neighbours, counts.
 
-Owns the composition, not the differences: a tier gives a rule for publishers and feeds the hub.  Called by the tiers and by
-whoever embeds a node in an application of their own.
+Owns the composition, not the differences: a tier gives a rule for publishers and feeds the hub.  Called by the tiers
+and by whoever embeds a node in an application of their own.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Owns the keys.  Written by :mod:`relay.net.control`, read by :mod:`relay.net.replication`.
 
     relayEpoch, relayOffset                          where the bytes that follow stand
-    relayFlvOffset, relayTime, relayHeaders          what else a log that begins there must know; absent where the reader
-                                                     asked for exactly this position, because it knows them itself
+    relayFlvOffset, relayTime, relayHeaders          what else a log that begins there must know; absent where the
+                                                     reader asked for exactly this position: it knows them itself
 """
 
 from __future__ import annotations

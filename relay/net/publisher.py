@@ -6,6 +6,7 @@ Owns the file's rhythm.  Called by the cluster (``live/demo``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -34,7 +35,7 @@ class FlvLoop:
         self._messages = reader.feed(flv)
         media = [message for message in self._messages if message.message_type != MessageType.DATA_AMF0]
         video = sorted({message.timestamp for message in media if message.message_type == MessageType.VIDEO})
-        step = min((b - a for a, b in zip(video, video[1:], strict=False)), default=20)
+        step = min((b - a for a, b in pairwise(video)), default=20)
         self.duration_ms = max(message.timestamp for message in media) + step
         self._index = 0
         self._base_ms = 0

@@ -1,8 +1,8 @@
 """Taking a stream from a plain RTMP server, which knows no positions.
 
-Owns one such connection and its conversation.  What it plays is ingested exactly as if an encoder had published it here: the
-node that pulls is where the stream's positions begin.  Called by the origin (``--pull``) and by a distributor whose upstream
-is such a server.
+Owns one such connection and its conversation.  What it plays is ingested exactly as if an encoder had published it
+here: the node that pulls is where the stream's positions begin.  Called by the origin (``--pull``) and by a
+distributor whose upstream is such a server.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Copying a stream from the next tier up, byte for byte.
 
-Owns one stream's copy: where it goes on, what a gap or another epoch means, whether the bytes may be trusted.  Which upstream
-is asked is :mod:`relay.net.failover`'s business; which streams are copied is :mod:`relay.net.gathering`'s.
+Owns one stream's copy: where it goes on, what a gap or another epoch means, whether the bytes may be trusted.  Which
+upstream is asked is :mod:`relay.net.failover`'s business; which streams are copied is :mod:`relay.net.gathering`'s.
 
 Theory.  The copy always asks for its log's end (epoch, offset).  What the upstream says decides:
 
     this epoch, this offset     go on
     this epoch, further on      the bytes between are gone everywhere we look: a gap, counted, readers jump over it
-    this epoch, further back    the upstream can't go on from where we are.  It repeats bytes; they are compared with ours and
-                                dropped.  If they differ, the upstream contradicts itself or us: said loudly, counted, and
-                                nothing of it is written (I1)
+    this epoch, further back    the upstream can't go on from where we are.  It repeats bytes; they are compared
+                                with ours and dropped.  If they differ, the upstream contradicts itself or us: said
+                                loudly, counted, and nothing of it is written (I1)
     another epoch               the log begins again there; readers of the old one cross over when they have read it
     no position                 not one of our nodes: this copy can't be made (pull such servers instead)
 """

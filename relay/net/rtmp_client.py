@@ -20,7 +20,7 @@ from relay.limits import Limits
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.sockets import NODE_TIMEOUT_MS, host_of, tune
 from relay.rtmp.client import ClientSession
-from relay.rtmp.events import Event, Connected, ConnectRejected, HandshakeDone, StreamCreated
+from relay.rtmp.events import Connected, ConnectRejected, Event, HandshakeDone, StreamCreated
 from relay.rtmp.handshake import NONCE_BYTES
 
 
@@ -36,8 +36,8 @@ class ClientSettings:
 class RtmpClientProtocol(Protocol):
     """Connects, and hands every other event to ``received``.
 
-    Subclasses override ``accepted``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once, however
-    the connection ended, with a word for the log.
+    Subclasses override ``accepted``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once,
+    however the connection ended, with a word for the log.
     """
 
     log = Logger()

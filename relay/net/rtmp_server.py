@@ -1,8 +1,8 @@
 """The server's end of an RTMP connection: publisher, viewer, replica or neighbour, whichever the peer turns out to be.
 
-Owns the conversation of one connection and its deadlines.  What a node allows is asked of its :class:`RtmpNode`; bytes become
-events in :class:`relay.rtmp.server.ServerSession`; media goes to a :class:`relay.net.ingest.Publication` or comes through a
-:class:`relay.net.viewer.Viewer`.  Called by the sniffing protocol.
+Owns the conversation of one connection and its deadlines.  What a node allows is asked of its :class:`RtmpNode`;
+bytes become events in :class:`relay.rtmp.server.ServerSession`; media goes to a :class:`relay.net.ingest.Publication`
+or comes through a :class:`relay.net.viewer.Viewer`.  Called by the sniffing protocol.
 
 Theory.  A connection has one purpose, fixed by its first command after connect, and one deadline at a time:
 
@@ -136,7 +136,8 @@ class RtmpServerProtocol(TwistedProtocol):
             self.transport.write(data)
 
     def close(self, outcome: str) -> None:
-        """End the connection: our last words are sent, then it is closed, by force if need be.  The first reason counts."""
+        """End the connection: our last words are sent, then it is closed, by force if need be.  The first reason
+        counts."""
         if self._outcome:
             return
         self._outcome = outcome

@@ -2,9 +2,11 @@
 
     03              RTMP
     GET, HEAD, …    HTTP (a media request)
-    0D 0A 0D 0A 00  PROXY protocol v2, "PROXY " v1: only from addresses that the node trusts; what follows is one of the above
+    0D 0A 0D 0A 00  PROXY protocol v2, "PROXY " v1: only from addresses that the node trusts; what follows is one of
+    the above
 
-Owns admission (how many connections, from whom), the PROXY header and the choice; then passes bytes on.  Called by the port.
+Owns admission (how many connections, from whom), the PROXY header and the choice; then passes bytes on.  Called by
+the port.
 """
 
 from __future__ import annotations
@@ -165,7 +167,7 @@ class SniffingProtocol(Protocol):
 
     def _may_be_proxy(self, data: bytes) -> bool:
         """Is this a PROXY header, from somebody who may send one?  ("P" may also begin POST or PUT.)"""
-        if data[:1] == b"P" and not b"PROXY "[: len(data)] == data[:6]:
+        if data[:1] == b"P" and b"PROXY "[: len(data)] != data[:6]:
             return False
         return self.ports.trusts(self._host) or data[:1] == b"\r"
 

@@ -1,7 +1,7 @@
 """Socket options that Twisted does not set, in one place.
 
-Called by every protocol in ``connectionMade``.  Figures: without ``TCP_USER_TIMEOUT`` a sender notices a peer that is cut off
-after about 15 minutes (tcp_retries2), without keep-alive a receiver after two hours.
+Called by every protocol in ``connectionMade``.  Figures: without ``TCP_USER_TIMEOUT`` a sender notices a peer that is
+cut off after about 15 minutes (tcp_retries2), without keep-alive a receiver after two hours.
 """
 
 from __future__ import annotations

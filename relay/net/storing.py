@@ -1,7 +1,7 @@
 """A node at which positions begin or that keeps bytes for longer: what origins and distributors share.
 
-Owns the store's opening, the recovery of what it has, the ingests of streams that are written here, and what is said when
-the disk fails.  Called by the tiers.
+Owns the store's opening, the recovery of what it has, the ingests of streams that are written here, and what is said
+when the disk fails.  Called by the tiers.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class IngestSettings:
     end_seconds: float = 30.0
 
 
+DEFAULT_INGEST = IngestSettings()
+
+
 class StoringNode(Node):
     """A node with a store (or, without a directory, with memory only)."""
 
@@ -56,7 +59,7 @@ class StoringNode(Node):
         settings: NodeSettings,
         clock: IReactorTime,
         store: StoreSettings,
-        ingest: IngestSettings = IngestSettings(),
+        ingest: IngestSettings = DEFAULT_INGEST,
     ) -> None:
         super().__init__(settings, clock)
         self._store_settings = store

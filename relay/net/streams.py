@@ -27,7 +27,8 @@ class StreamNotFound(RelayError):
 class LiveStream:
     """One stream on this node: its log (of the present epoch), its readers, its state.
 
-    ``is_live``: somebody feeds it now.  A stream that is not live keeps its log and its readers: its feed may come back.
+    ``is_live``: somebody feeds it now.  A stream that is not live keeps its log and its readers: its feed may come
+    back.
     """
 
     def __init__(self, name: StreamName, log: StreamLog, clock: IReactorTime, merge_seconds: float) -> None:
@@ -65,7 +66,8 @@ class LiveStream:
         return log
 
     def when_reached(self, offset: int) -> Deferred[LiveStream]:
-        """Fires when the present log ends at ``offset`` or later, or is no longer the present one.  May be cancelled."""
+        """Fires when the present log ends at ``offset`` or later, or is no longer the present one.  May be
+        cancelled."""
         reached: Deferred[LiveStream] = Deferred(lambda deferred: self._ahead.remove((offset, deferred)))
         self._ahead.append((offset, reached))
         return reached

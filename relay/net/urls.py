@@ -48,7 +48,8 @@ class RtmpUrl:
 
 
 def parse_rtmp_url(text: str) -> RtmpUrl:
-    """Parse a URL.  The last path part and the query are the stream, what is before it the app (``live``, ``live/room``).
+    """Parse a URL.  The last path part and the query are the stream, what is before it the app (``live``,
+    ``live/room``).
 
     Raises:
         ConfigError: it is no such URL.

@@ -1,7 +1,7 @@
 """One reader of one stream: joins, follows, is interrupted, skips, crosses epochs, ends.
 
-Owns the reader's cursor and what is sent that is not the log's next byte.  Knows nothing of commands or HTTP: what it says
-at each jump comes from a :class:`Form`.  Called by the server protocols and, once a second, by the hub.
+Owns the reader's cursor and what is sent that is not the log's next byte.  Knows nothing of commands or HTTP: what it
+says at each jump comes from a :class:`Form`.  Called by the server protocols and, once a second, by the hub.
 
 Theory.  What a reader is sent is log bytes, except at these moments, and each is at a message boundary:
 
@@ -10,8 +10,8 @@ Theory.  What a reader is sent is log bytes, except at these moments, and each i
     interject   somebody else has bytes for the same connection (a reply to a command, a ping)
     ending      the broadcast is over
 
-So every one of them is: halt the cursor at a boundary, write, let it run.  (The session layer of the balancer will hang its
-suspend and checkpoint here.)
+So every one of them is: halt the cursor at a boundary, write, let it run.  (The session layer of the balancer will
+hang its suspend and checkpoint here.)
 """
 
 from __future__ import annotations
@@ -141,15 +141,16 @@ def beginning_of(log: StreamLog) -> LogStart:
 class Viewer:
     """Sends one stream to one transport in one form.
 
-    Invariant: between two calls of the form's ``landing`` / ``crossing`` / an interjection, what the transport is sent is
-    one unbroken run of the rendition, and each run starts and ends at a message boundary.
+    Invariant: between two calls of the form's ``landing`` / ``crossing`` / an interjection, what the transport is
+    sent is one unbroken run of the rendition, and each run starts and ends at a message boundary.
 
     Args:
         stream: what to read.
-        transport: where to; nobody else may write to it from ``start`` on, but by ``interject``.
+        transport: where to; nobody else may write to it from the start on, but by ``interject``.
         form: RTMP, FLV or replication.
-        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow"); the owner
-            then closes the transport.  Not called after ``stop``.
+        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow");
+            the owner then closes the transport.  Not called after ``stop``.
+        now: clock seconds.
     """
 
     def __init__(

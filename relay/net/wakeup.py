@@ -1,12 +1,13 @@
 """When the followers of a stream are told that there is more to send.
 
-Owns the rhythm; knows nothing of bytes.  Called by :class:`relay.net.streams.LiveStream` after each flush of its log; calls
-``pump()`` on each follower.
+Owns the rhythm; knows nothing of bytes.  Called by :class:`relay.net.streams.LiveStream` after each flush of its log;
+calls ``pump()`` on each follower.
 
-Theory.  A wake-up costs one system call per viewer, however little there is to send.  While few watch, each flush wakes all
-at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per *interval*, which
-grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst that delays everything
-else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the interval.
+Theory.  A wake-up costs one system call per viewer, however little there is to send.  While few watch, each flush
+wakes all at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per
+*interval*, which grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst
+that delays everything else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the
+interval.
 
     followers    1 ... EAGER          at once, each flush
     more         interval = bound x min(1, followers / FULL), in ticks of at least TICK
@@ -36,7 +37,8 @@ class Follower(Protocol):
 class Wakeup:
     """Wakes the followers of one stream.
 
-    Invariant: after ``notify()``, each follower's ``pump`` is called within ``bound`` seconds (of an idle reactor's time).
+    Invariant: after ``notify()``, each follower's ``pump`` is called within ``bound`` seconds (of an idle reactor's
+    time).
 
     Args:
         clock: the reactor.

@@ -41,9 +41,10 @@ class NodeOptions(usage.Options):
 
     optParameters = [
         ["name", "n", None, "What this node is called, in logs, pages and by its neighbours (required)."],
-        ["listen", "l", "tcp:1935", "Twisted endpoint to serve on: tcp:1935, tcp:1935:interface=127.0.0.1, ssl:…, unix:…"],
+        ["listen", "l", "tcp:1935",
+         "Twisted endpoint to serve on: tcp:1935, tcp:1935:interface=127.0.0.1, ssl:…, unix:…"],
         ["admin", "a", None, "Endpoint for health, metrics, API and page (HTTP), e.g. tcp:8081:interface=127.0.0.1"],
-        ["secret-file", None, None, "File with the cluster's shared secret (mode 0600, at least 16 bytes). Without it, "
+        ["secret-file", None, None, "File with the cluster's shared secret (mode 0600, 16 bytes or more). Without it, "
          "only neighbours on this host are believed."],
         ["merge-ms", None, 100, "Longest time that wake-ups of many viewers are merged for, ms.", int],
         ["allow-origin", None, "*", "Access-Control-Allow-Origin of HTTP-FLV answers; empty for none."],

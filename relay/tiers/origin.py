@@ -21,7 +21,7 @@ from relay.net.ingest import Publication, SecondPublisher
 from relay.net.node import NodeSettings
 from relay.net.pulling import Pull
 from relay.net.rtmp_server import RtmpServerProtocol
-from relay.net.storing import IngestSettings, StoreSettings, StoringNode
+from relay.net.storing import DEFAULT_INGEST, IngestSettings, StoreSettings, StoringNode
 from relay.net.streams import LiveStream
 from relay.net.urls import RtmpUrl, parse_rtmp_url
 from relay.tiers.options import StoreOptions, positive, run_node, serve
@@ -81,7 +81,7 @@ class Origin(StoringNode):
         settings: NodeSettings,
         clock: IReactorTime,
         store: StoreSettings,
-        ingest: IngestSettings = IngestSettings(),
+        ingest: IngestSettings = DEFAULT_INGEST,
         pulls: Sequence[tuple[StreamName, RtmpUrl]] = (),
     ) -> None:
         super().__init__(settings, clock, store, ingest)
