@@ -11,8 +11,8 @@ Bytes in, events out::
 A session that raised is unusable; it raises the same error again.  ``undelivered`` then has the events that came before
 the error in that call, so that the outcome does not depend on how the bytes were cut.
 
-Acknowledgements are sent (every window of bytes, once a read at most) and never awaited: no client of our time waits
-for them, and some never send one.
+Acknowledgements are sent (at half the window, as ffmpeg does, once a read at most) and never awaited: no client of our
+time waits for them, and some never send one.
 """
 
 from __future__ import annotations
@@ -278,7 +278,8 @@ class Session:
     # Writing.
 
     def _acknowledge(self) -> None:
-        if self._handshake.is_complete and self.bytes_received - self._bytes_acknowledged >= self._their_window:
+        unacknowledged = self.bytes_received - self._bytes_acknowledged
+        if self._handshake.is_complete and unacknowledged >= self._their_window // 2:
             self._bytes_acknowledged = self.bytes_received
             self._write_control(MessageType.ACKNOWLEDGEMENT, (self.bytes_received & 0xFFFFFFFF).to_bytes(4, "big"))
 
