@@ -115,6 +115,11 @@ class BackendPool(Generic[EndpointT]):
         now = self._now()
         return any(backend.is_usable(now) for backend in self._pinned(pin))
 
+    def has_proven(self, pin: str | None = None) -> bool:
+        """Is one of them beyond suspicion?"""
+        now = self._now()
+        return any(backend.is_usable(now) and not backend.connect_failures for backend in self._pinned(pin))
+
     def next_retry(self) -> float | None:
         """When the first suspect backend may be tried again, if any waits for that."""
         waiting = [
@@ -134,13 +139,14 @@ class BackendPool(Generic[EndpointT]):
         backend.state, backend.reason = state, reason
         self._notify()
 
-    def note_failure(self, backend: Backend[EndpointT], dialed_at: float) -> None:
-        """A connect failed.  One that began before the last known failure says nothing new."""
+    def note_failure(self, backend: Backend[EndpointT], dialed_at: float) -> bool:
+        """A connect failed.  One that began before the last known failure says nothing new: false."""
         if dialed_at <= backend.failed_at:
-            return
+            return False
         backend.failed_at = self._now()
         backend.connect_failures += 1
         backend.retry_at = backend.failed_at + _retry_seconds(backend.connect_failures)
+        return True
 
     def note_success(self, backend: Backend[EndpointT]) -> None:
         """A connect succeeded."""

@@ -1,0 +1,322 @@
+"""Accepting viewers at a balancer: each is given a backend, announced to it, and joined to it.
+
+Owns: admission, the search for a backend, viewers that are held because there is none, and the outcome of every
+connection.  Does not own: which backend (:mod:`relay.net.backends`), the bytes once joined (:mod:`relay.net.joining`),
+or the listening port.  Built by the balancer tier.
+
+A viewer's life, each step in :class:`ViewerConnection`:
+
+    admitted -> paused -> [ dialing <-> held ] -> joined -> gone, with one outcome word
+
+It is paused from its first moment, so what it says waits in its socket until there is somebody to hear it, and nothing
+is ever written to it but a backend's bytes.  A paused socket is deaf to its own end too: ``DepartureWatch`` listens for
+that alone.  A dial that fails goes on with the next backend.  When none is left the viewer is held, in the order of
+arrival, until the pool says that one may be usable, or for ``hold_seconds``.
+
+Outcomes: ``viewer_closed``, ``viewer_reset``, ``viewer_timed_out``, ``backend_closed``, ``backend_reset``,
+``backend_timed_out``, ``idle``, ``no_pipe``, ``no_backend``, ``stopped``, ``fault``, and the refusals of
+:mod:`relay.net.admission`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relay.limits import DEFAULT_LIMITS, Limits
+from relay.net.admission import Admission
+from relay.net.backends import Backend, BackendPool
+from relay.net.holding import DepartureWatch, WaitingRoom
+from relay.net.joining import Splicer
+from relay.net.legs import Side, can_half_close
+from relay.net.proxy import SESSION_ID_BYTES, ProxyAddress, make_header
+from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
+
+
+@attrs.frozen(kw_only=True)
+class BalancingOptions:
+    """What an operator sets."""
+
+    connect_seconds: float = 2.0  # for one backend to accept; then the next is tried
+    hold_seconds: float = 10.0  # a viewer waits for a backend; 0 holds nobody
+    held_viewers: int = 4096  # at once
+    pin: str | None = None  # the name of the one backend to use
+    secret: bytes = attrs.field(default=b"", repr=False)  # proves the PROXY header
+
+
+@implementer(IHalfCloseableProtocol)
+class LegProtocol(Protocol):
+    """Either side of a pair, as Twisted sees it: paused until joined, then a messenger to the pair."""
+
+    transport: Any
+    side: Side
+    pair: Any = None
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()
+        self._early: list[bytes] = []
+
+    def join(self, pair: Any) -> None:
+        """Pass everything on to ``pair`` from here."""
+        self.pair = pair
+        early, self._early = self._early, []
+        for data in early:
+            pair.received(self.side, data)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.pair is None:
+            self._early.append(data)  # what a TLS transport had decrypted when it was paused, one read at most
+        else:
+            self.pair.received(self.side, data)
+
+    def readConnectionLost(self) -> None:
+        if self.pair is None:
+            self.transport.loseConnection()
+        else:
+            self.pair.read_ended(self.side)
+
+    def writeConnectionLost(self) -> None:
+        """Our own FIN is out: nothing to do."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.pair is not None:
+            self.pair.lost(self.side)
+
+
+class BackendConnection(LegProtocol):
+    """Our connection to an aggregator, for one viewer."""
+
+    side = Side.BACKEND
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        tune(self.transport, NODE_TIMEOUT_MS)
+        self.transport.write(self._header)
+
+
+class BackendFactory(Factory):
+    """Makes the one connection of one dial."""
+
+    noisy = False
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
+        return BackendConnection(self._header)
+
+
+class ViewerConnection(LegProtocol):
+    """One viewer.  Its search for a backend is a coroutine that ends with it."""
+
+    side = Side.VIEWER
+
+    def __init__(self, balancer: BalancerFactory, host: str) -> None:
+        self.host = host
+        self.session_id = balancer.make_session_id()
+        self._balancer = balancer
+        self._backend: Backend[IStreamClientEndpoint] | None = None
+        self._search: Deferred[None] | None = None
+        self._watch: DepartureWatch | None = None
+        self._outcome: str | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        tune(self.transport, VIEWER_TIMEOUT_MS, NOTSENT_LOWAT)
+        handle = self.transport.getHandle()
+        if can_half_close(self.transport) and handle.family in (socket.AF_INET, socket.AF_INET6):
+            self._watch = DepartureWatch(self._balancer.reactor, handle, self._leave)
+        self._search = Deferred.fromCoroutine(self._find_backend())
+        self._search.addErrback(self._search_failed)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_watching()
+        if self._outcome is None and self.pair is None:
+            self._outcome = "viewer_closed"
+        if self._search is not None:
+            self._search.cancel()
+        super().connectionLost(reason)
+        if self._backend is not None:
+            self._backend.viewers -= 1
+        self._balancer.viewer_gone(self, self._outcome or "viewer_closed")
+
+    def close(self, outcome: str) -> None:
+        """End now, with a reset."""
+        if self.pair is not None:
+            self.pair.abort(outcome)
+        else:
+            self._outcome = self._outcome or outcome
+            self._stop_watching()
+            self.transport.abortConnection()
+
+    # the pair's owner
+
+    def backend_lost(self, pair: Any, reason: str) -> None:
+        """The one policy there is as yet: the viewer is closed too."""
+        pair.finish(reason)
+
+    def splice_ended(self, pair: Any, outcome: str) -> None:
+        self._outcome = self._outcome or outcome
+
+    # the search
+
+    async def _find_backend(self) -> None:
+        balancer = self._balancer
+        hold_until: float | None = None
+        tried: list[Backend[IStreamClientEndpoint]] = []
+        while self._outcome is None:
+            backend = balancer.pool.pick(self.host, balancer.options.pin, without=tried)
+            if backend is not None:
+                connection = await self._dial(backend)
+                if connection is not None:
+                    self._join(backend, connection)
+                    return
+                tried.append(backend)
+                continue
+            tried.clear()
+            hold_until = hold_until or balancer.clock.seconds() + balancer.options.hold_seconds
+            await self._wait(hold_until)
+
+    async def _wait(self, until: float) -> None:
+        """Until a backend may be usable, or close the viewer."""
+        if self._watch is not None:
+            self._watch.be_impatient()
+        if self._outcome is None and not await self._balancer.waiting.wait(until):
+            self.close("no_backend")
+
+    async def _dial(self, backend: Backend[IStreamClientEndpoint]) -> BackendConnection | None:
+        """A connection to this backend, or ``None`` when it can't be had or the viewer has left."""
+        balancer = self._balancer
+        began = balancer.clock.seconds()
+        dialing = backend.endpoint.connect(BackendFactory(self._header()))
+        dialing.addTimeout(balancer.options.connect_seconds, balancer.clock)
+        try:
+            connection: Any = await dialing
+        except Exception as error:  # endpoints fail in many ways; each means that this backend is not to be had
+            if self._outcome is None and balancer.pool.note_failure(backend, began):
+                balancer.log.warn("can't connect to {name}: {error!r}", name=backend.name, error=error)
+            return None
+        balancer.pool.note_success(backend)
+        assert isinstance(connection, BackendConnection)
+        return connection
+
+    def _header(self) -> bytes:
+        source, destination = (_proxy_address(end) for end in (self.transport.getPeer(), self.transport.getHost()))
+        return make_header(source, destination, self.session_id, self._balancer.options.secret)
+
+    def _join(self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection) -> None:
+        self._stop_watching()
+        self._backend = backend
+        backend.viewers += 1
+        pair = self._balancer.splicer.join(self.transport, connection.transport, self)
+        self.join(pair)
+        connection.join(pair)
+
+    def _search_failed(self, failure: Failure) -> None:
+        """A viewer who left has cancelled it; anything else is a fault of ours, and costs this viewer alone."""
+        if self._outcome is None:
+            self._balancer.log.failure("looking for a backend", failure)
+            self.close("fault")
+
+    def _leave(self) -> None:
+        self.close("viewer_closed")
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+
+class BalancerFactory(ServerFactory):
+    """All viewers of one balancer.
+
+    ``outcomes`` counts how connections ended, those that were refused included.
+    """
+
+    log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        pool: BackendPool[IStreamClientEndpoint],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        options: BalancingOptions | None = None,
+        splicer: Splicer | None = None,
+        clock: IReactorTime | None = None,
+        make_session_id: Callable[[], bytes] = lambda: os.urandom(SESSION_ID_BYTES),
+    ) -> None:
+        self.reactor = reactor
+        self.pool = pool
+        self.options = options if options is not None else BalancingOptions()
+        self.clock: IReactorTime = clock if clock is not None else reactor
+        self.splicer = splicer if splicer is not None else Splicer(reactor, limits, clock=self.clock)
+        self.make_session_id = make_session_id
+        self.admission = Admission(limits, self.clock, self._descriptors)
+        self.waiting = WaitingRoom(self.clock, pool, self.options.held_viewers, self.options.pin)
+        self.viewers: set[ViewerConnection] = set()
+        self.outcomes: Counter[str] = Counter()
+        self._when_empty: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> ViewerConnection | None:
+        host = getattr(addr, "host", "") or ""
+        refusal = self.admission.admit(host)
+        if refusal is not None:
+            self.outcomes[refusal] += 1
+            return None
+        viewer = ViewerConnection(self, host)
+        self.viewers.add(viewer)
+        return viewer
+
+    def viewer_gone(self, viewer: ViewerConnection, outcome: str) -> None:
+        """Called once by each viewer, when its socket is closed."""
+        self.viewers.remove(viewer)
+        self.admission.leave(viewer.host)
+        self.outcomes[outcome] += 1
+        if not self.viewers:
+            waiting, self._when_empty = self._when_empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when no viewer is connected."""
+        if not self.viewers:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._when_empty.append(waiting)
+        return waiting
+
+    def close(self) -> Deferred[None]:
+        """End every viewer (the port no longer listens); fires when all are gone."""
+        self.waiting.close()
+        for viewer in list(self.viewers):
+            viewer.close("stopped")
+        self.splicer.close()
+        return self.when_empty()
+
+    def _descriptors(self) -> int:
+        """Two a viewer, and two more for each pipe."""
+        return 2 * (self.admission.connections + self.splicer.pipes.open_pipes)
+
+
+def _proxy_address(address: Any) -> ProxyAddress | None:
+    """A Twisted address for the header, if it is an IP address."""
+    try:
+        return ProxyAddress.make(address.host, address.port)
+    except (AttributeError, ValueError):
+        return None

@@ -1,0 +1,150 @@
+"""The splice for transports without a kernel socket of their own (TLS): the same pair, copying in Python.
+
+Owns back-pressure between the two transports and the ends of a pair; the interface and the meaning of its words are
+those of :mod:`relay.net.splice`.  Called by :mod:`relay.net.joining`.
+
+Each transport is the push producer of the other: Twisted pauses the source while the sink has over 64 KiB to write.
+The order that matters at the end is ``unregisterProducer`` before ``loseConnection``: a transport that has a producer
+never closes.  A viewer's FIN is passed on; a backend's ends the pair, unless the owner finds another.
+
+``to_viewer`` counts what the viewer's transport was given.  The transport outlives any backend and delivers what it was
+given, so this is the F that a resumed session goes on from, though the peer may not have it yet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import ITransport
+
+from relay.limits import Limits
+from relay.net.legs import Side, can_half_close
+from relay.net.splice import SpliceOwner
+
+
+class CopyPair:
+    """Two transports, whose protocols pass their events on to :meth:`received`, :meth:`read_ended` and :meth:`lost`.
+
+    Invariant: a transport has the other as its producer exactly while both are joined and the other may still send.
+    """
+
+    def __init__(
+        self, viewer: ITransport, backend: ITransport, owner: SpliceOwner, *, limits: Limits, now: float
+    ) -> None:
+        self.to_viewer = 0
+        self.to_backend = 0
+        self.attached_at = 0
+        self.outcome: str | None = None
+        self.is_over = False
+        self.has_viewer_ended = False
+        self._owner = owner
+        self._limits = limits
+        self._is_finishing = False
+        self._progress: int | None = None
+        self._progress_at = now
+        self._viewer: Any = viewer
+        self._backend: Any = None
+        self.attach_backend(backend)
+
+    def attach_backend(self, backend: ITransport) -> None:
+        self.detach_backend()
+        self._backend = backend
+        self.attached_at = self.to_viewer
+        self._viewer.registerProducer(backend, True)
+        backend.registerProducer(self._viewer, True)  # type: ignore[attr-defined]
+        self._viewer.resumeProducing()
+        backend.resumeProducing()  # type: ignore[attr-defined]
+        if self.has_viewer_ended:
+            self._end_writing(backend)
+
+    def detach_backend(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            self._part(backend)
+            backend.abortConnection()
+
+    def received(self, side: Side, data: bytes) -> None:
+        if self.is_over:
+            return
+        if side is Side.BACKEND and self._backend is not None and not self._is_finishing:
+            self.to_viewer += len(data)
+            self._viewer.write(data)
+        elif side is Side.VIEWER and self._backend is not None:
+            self.to_backend += len(data)
+            self._backend.write(data)
+
+    def read_ended(self, side: Side) -> None:
+        if self.is_over:
+            return
+        if side is Side.BACKEND:
+            self._viewer.unregisterProducer()
+            self._owner.backend_lost(self, "backend_closed")
+            return
+        self.outcome = self.outcome or "viewer_closed"
+        self.has_viewer_ended = True
+        if self._is_finishing or self._backend is None or not can_half_close(self._backend):
+            self._end()
+        else:
+            self._end_writing(self._backend)
+
+    def lost(self, side: Side) -> None:
+        if self.is_over:
+            return
+        if side is Side.VIEWER:
+            self.outcome = self.outcome or "viewer_closed"
+            self._end()
+        elif self._backend is not None:
+            backend, self._backend = self._backend, None
+            self._part(backend)
+            if not self._is_finishing:
+                self._owner.backend_lost(self, "backend_closed")
+
+    def finish(self, outcome: str = "backend_closed") -> None:
+        if self.is_over or self._is_finishing:
+            return
+        self._is_finishing = True
+        self._progress = None
+        self.outcome = self.outcome or outcome
+        self.detach_backend()
+        if self.has_viewer_ended or not can_half_close(self._viewer):
+            self._viewer.loseConnection()  # it flushes; ``lost`` or ``check`` ends the pair
+        else:
+            self._viewer.loseWriteConnection()
+
+    def abort(self, outcome: str) -> None:
+        if self.is_over:
+            return
+        self.outcome = self.outcome or outcome
+        self.detach_backend()
+        self._viewer.abortConnection()
+        self._end()
+
+    def check(self, now: float) -> None:
+        progress = self.to_viewer + self.to_backend
+        if progress != self._progress:
+            self._progress, self._progress_at = progress, now
+            return
+        quiet = now - self._progress_at
+        if quiet >= self._limits.splice_idle_seconds:
+            self.abort("idle")
+        elif self._is_finishing and quiet >= self._limits.close_seconds:
+            self.abort("backend_closed")
+
+    def _end_writing(self, transport: Any) -> None:
+        transport.unregisterProducer()
+        transport.loseWriteConnection()
+
+    def _part(self, backend: Any) -> None:
+        self._viewer.unregisterProducer()
+        backend.unregisterProducer()
+        self._viewer.resumeProducing()
+
+    def _end(self) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        if self._backend is not None:
+            self._part(self._backend)
+            self._backend.loseConnection()
+        self._viewer.loseConnection()
+        self._owner.splice_ended(self, self.outcome or "aborted")

@@ -1,0 +1,116 @@
+"""Joins transports, by splice where both have a kernel socket, by copying where not, and watches over all pairs.
+
+Owns the set of open pairs, the pool of pipes, and the one timer that ends pairs which have been idle for too long: each
+sweep compares counters, so that a read costs no timer.  Called by :mod:`relay.net.balancing`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+
+from relay.limits import DEFAULT_LIMITS, Limits
+from relay.net.copying import CopyPair
+from relay.net.legs import can_splice
+from relay.net.pipes import PipePool
+from relay.net.splice import JoinedPair, SpliceOwner, SplicePair
+
+SWEEPS_PER_CLOSE = 5  # so a limit is kept to within a fifth of close_seconds: 1 s
+
+
+class Splicer:
+    """All the pairs of one balancer.
+
+    Args:
+        reactor: watches the sockets.
+        clock: measures the limits; the reactor, but for tests.
+        read_low_water: see :class:`relay.net.splice.SplicePair`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        clock: IReactorTime | None = None,
+        pipes: PipePool | None = None,
+        read_low_water: int = 1,
+    ) -> None:
+        self.pipes = pipes if pipes is not None else PipePool()
+        self.pairs: set[JoinedPair] = set()
+        self._reactor = reactor
+        self._clock: IReactorTime = clock if clock is not None else reactor
+        self._limits = limits
+        self._read_low_water = read_low_water
+        self._closed_bytes = [0, 0]
+        self._sweeping: IDelayedCall | None = None
+
+    @property
+    def bytes_to_viewers(self) -> int:
+        """By all pairs, those that are over included."""
+        return self._closed_bytes[0] + sum(pair.to_viewer for pair in self.pairs)
+
+    @property
+    def bytes_to_backends(self) -> int:
+        """By all pairs, those that are over included."""
+        return self._closed_bytes[1] + sum(pair.to_backend for pair in self.pairs)
+
+    def join(self, viewer: ITransport, backend: ITransport, owner: SpliceOwner) -> JoinedPair:
+        """Make a pair of two connected transports.  It is open until the owner's ``splice_ended``."""
+        now = self._clock.seconds()
+        watched = _Watched(self, owner)
+        pair: JoinedPair
+        if can_splice(viewer) and can_splice(backend):
+            pair = SplicePair(
+                viewer,
+                backend,
+                watched,
+                reactor=self._reactor,
+                limits=self._limits,
+                pipes=self.pipes,
+                now=now,
+                read_low_water=self._read_low_water,
+            )
+        else:
+            pair = CopyPair(viewer, backend, watched, limits=self._limits, now=now)
+        self.pairs.add(pair)
+        if self._sweeping is None:
+            self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+        return pair
+
+    def close(self) -> None:
+        """Abort every pair, and close the pipes."""
+        for pair in list(self.pairs):
+            pair.abort("stopped")
+        self.pipes.close()
+
+    def pair_ended(self, pair: JoinedPair) -> None:
+        """Forget a pair, but for its bytes."""
+        self.pairs.discard(pair)
+        self._closed_bytes[0] += pair.to_viewer
+        self._closed_bytes[1] += pair.to_backend
+        if not self.pairs and self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    def _sweep(self) -> None:
+        self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+        now = self._clock.seconds()
+        for pair in list(self.pairs):
+            pair.check(now)
+
+
+class _Watched:
+    """Between a pair and its owner: tells the splicer, too, that the pair is over."""
+
+    def __init__(self, splicer: Splicer, owner: SpliceOwner) -> None:
+        self._splicer = splicer
+        self._owner = owner
+
+    def backend_lost(self, pair: JoinedPair, reason: str) -> None:
+        self._owner.backend_lost(pair, reason)
+
+    def splice_ended(self, pair: JoinedPair, outcome: str) -> None:
+        self._splicer.pair_ended(pair)
+        self._owner.splice_ended(pair, outcome)
