@@ -20,10 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.application.internet import ClientService
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,7 +31,7 @@ from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.rendition import Rendition
 from relay.names import StreamName
-from relay.net.failover import Backoff
+from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.positions import position_info, start_info
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
@@ -227,10 +225,10 @@ class _ControlProtocol(RtmpClientProtocol):
     def accepted(self, properties: dict[str, Any]) -> None:
         self.is_ready()
         if self.peer_node is None:
-            self._link.found_foreign(self)
+            self._link.found_foreign()
             return
         self.session.send_command("relayHello", 0)
-        self._link.up(self)
+        self._link.up()
         self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
 
     def received(self, event: Event) -> None:
@@ -258,7 +256,7 @@ class _ControlProtocol(RtmpClientProtocol):
         self.give_up("internal_error")
 
 
-class ControlLink(Factory):
+class ControlLink:
     """What we know of one neighbour upstream, and the connection that tells us.
 
     ``state``: "down" (no connection), "up", or "foreign" (a plain RTMP server: it has no catalogue and no positions).
@@ -271,7 +269,6 @@ class ControlLink(Factory):
     """
 
     log = Logger()
-    noisy = False
 
     def __init__(
         self,
@@ -282,7 +279,6 @@ class ControlLink(Factory):
         dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self.name = name
-        self.endpoint = endpoint
         self.dead_seconds = dead_seconds
         self.state = "down"
         self.why = "not reached yet"
@@ -291,39 +287,40 @@ class ControlLink(Factory):
         self.health: tuple[str, list[str]] = ("down", ["not reached yet"])
         self._settings = settings
         self._changed = changed
-        self._backoff = Backoff(maximum=1.0)
-        self._service = ClientService(endpoint, self, retryPolicy=self._backoff, clock=settings.clock)
+        self._factory = FailoverFactory(
+            [Upstream(name=name, endpoint=endpoint)],
+            lambda _: _ControlProtocol(settings, self),
+            settings.clock,
+            Backoff(maximum=1.0),
+        )
 
     def start(self) -> None:
         """Connect, and stay connected."""
-        self._service.startService()
+        self._factory.start()
 
     def stop(self) -> Deferred[None]:
         """Let go."""
-        return self._service.stopService() or succeed(None)
-
-    def buildProtocol(self, addr: IAddress | None) -> _ControlProtocol:
-        return _ControlProtocol(self._settings, self)
+        return self._factory.stop()
 
     # told by the protocol
 
-    def up(self, protocol: _ControlProtocol) -> None:
+    def up(self) -> None:
         """The neighbour is one of ours."""
         self._set("up", "")
 
-    def found_foreign(self, protocol: _ControlProtocol) -> None:
+    def found_foreign(self) -> None:
         """It speaks RTMP, but is no node of ours.  We leave it alone: such servers dislike idle connections."""
         self._set("foreign", "a plain RTMP server")
-        protocol.give_up("foreign")
-        self._service.stopService()
+        self._factory.stop()
 
     def down(self, outcome: str) -> None:
         """The connection is over."""
+        if self.state == "up" and self._settings.clock.seconds() - self.since > GOOD_SECONDS:
+            self._factory.media_arrived()
         if self.state != "foreign":
-            if self._settings.clock.seconds() - self.since > GOOD_SECONDS:
-                self._backoff.reset()
             self.health = ("down", [outcome])
             self._set("down", outcome)
+        self._factory.lost(outcome)
 
     def told(self, event: CommandReceived) -> None:
         """The neighbour told something.

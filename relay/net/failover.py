@@ -41,9 +41,8 @@ class Backoff:
     maximum: float = 5.0
     _next: float = attrs.field(default=0.0, init=False)
 
-    def __call__(self, failed_attempts: int = 0) -> float:
-        """The next wait (also the form that ``ClientService(retryPolicy=…)`` calls; its own count is ignored, because
-        it starts again at each TCP connect)."""
+    def __call__(self) -> float:
+        """The next wait."""
         wait = self._next or self.initial
         self._next = min(self.maximum, wait * self.factor)
         return wait * (0.5 + random() / 2)
@@ -88,6 +87,7 @@ class FailoverFactory(Factory):
         self._clock = clock
         self._backoff = backoff or Backoff()
         self._tried: set[str] = set()
+        self._complaints: dict[str, str] = {}
         self._connecting: Deferred[IProtocol] | None = None
         self._protocol: RtmpClientProtocol | None = None
         self._retry: IDelayedCall | None = None
@@ -187,6 +187,7 @@ class FailoverFactory(Factory):
 
     def _connected(self, protocol: IProtocol, member: Upstream) -> None:
         self._connecting = None
+        self._complaints.pop(member.name, None)
         assert isinstance(protocol, RtmpClientProtocol)
         self._protocol = protocol
 
@@ -195,7 +196,9 @@ class FailoverFactory(Factory):
         self.current = None
         if not self._running:
             return
-        if failure.check(CancelledError) is None:
-            self.log.info("can't reach {name}: {error}", name=member.name, error=failure.getErrorMessage())
+        error = failure.getErrorMessage()
+        if failure.check(CancelledError) is None and self._complaints.get(member.name) != error:
+            self._complaints[member.name] = error  # said once, not at each attempt
+            self.log.info("can't reach {name}: {error}", name=member.name, error=error)
         self._tried.add(member.name)
         self._attempt()

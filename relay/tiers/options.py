@@ -188,17 +188,17 @@ class NodeRunner(MultiService):
             refuse(self._command, error)
 
 
-N = TypeVar("N", bound=Node)
-O = TypeVar("O", bound=NodeOptions)
+NodeT = TypeVar("NodeT", bound=Node)
+OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 
-def serve(node: N, options: NodeOptions, reactor: Any) -> N:
+def serve(node: NodeT, options: NodeOptions, reactor: Any) -> NodeT:
     """Let a node listen where the options say, for media and for ``--admin``."""
     node.listen(server_endpoint(reactor, "--listen", options["listen"]))
     return node
 
 
-def run_node(options: O, make: Callable[[O, Any], MultiService], reactor: Any) -> MultiService:
+def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], reactor: Any) -> MultiService:
     """Build a node and put it under a runner; a bad option ends the process with one line."""
     if reactor is None:
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
