@@ -18,12 +18,12 @@ from relay.net.gathering import Gatherer
 from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts
-from relay.tiers.options import NodeOptions, client_endpoint, run_node, serve
+from relay.tiers.options import MediaOptions, client_endpoint, keep_options, positive, run_node, serve
 
 Pair = tuple[str, list[tuple[str, IStreamClientEndpoint]]]
 
 
-class Options(NodeOptions):
+class Options(MediaOptions):
     """Command line of ``relay-aggregator``."""
 
     tier = "aggregator"
@@ -34,8 +34,8 @@ class Options(NodeOptions):
         "reading goes on from the next byte at the other."
     )
     optParameters = [
-        ["keep-seconds", None, 60, "Seconds of each stream kept in memory.", int],
-        ["keep-mbytes", None, 128, "Megabytes of each stream kept in memory.", int],
+        ["keep-seconds", None, 60.0, "Seconds of each stream kept in memory.", positive("--keep-seconds")],
+        ["keep-mbytes", None, 128.0, "Megabytes of each stream kept in memory.", positive("--keep-mbytes")],
     ]
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
         )
         for name, texts in options["pairs"]
     ]
-    keep = LogOptions(keep_ms=options["keep-seconds"] * 1000, keep_bytes=options["keep-mbytes"] << 20)
+    keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
     return serve(Aggregator(options.settings(), reactor, pairs, keep), options, reactor)
 
 

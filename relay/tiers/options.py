@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, NoReturn, TypeVar
 
+import attrs
 from twisted.application.service import MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import CannotListenError
@@ -34,6 +36,36 @@ def refuse(command: str, error: object) -> NoReturn:
     raise SystemExit(EXIT_CONFIG)
 
 
+def number(option: str, is_good: Callable[[float], bool], words: str) -> Callable[[str], float]:
+    """A coercion for usage.Options, whose message names the option and the value."""
+
+    def coerce(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise usage.UsageError(f"{option} {text!r} is no number") from None
+        if not is_good(value):
+            raise usage.UsageError(f"{option} {text}: must be {words}")
+        return value
+
+    return coerce
+
+
+def positive(option: str) -> Callable[[str], float]:
+    """A finite number above zero."""
+    return number(option, lambda value: 0 < value < inf, "above 0")
+
+
+def not_negative(option: str) -> Callable[[str], float]:
+    """A finite number, zero or above."""
+    return number(option, lambda value: 0 <= value < inf, "0 or more")
+
+
+def keep_options(seconds: float, megabytes: float) -> LogOptions:
+    """``--keep-seconds`` and ``--keep-mbytes``."""
+    return LogOptions(keep_ms=max(1, int(seconds * 1000)), keep_bytes=max(1, int(megabytes * (1 << 20))))
+
+
 class NodeOptions(usage.Options):
     """What every tier takes.  Subclasses set ``tier`` and call ``super().__init__()``."""
 
@@ -46,8 +78,6 @@ class NodeOptions(usage.Options):
         ["admin", "a", None, "Endpoint for health, metrics, API and page (HTTP), e.g. tcp:8081:interface=127.0.0.1"],
         ["secret-file", None, None, "File with the cluster's shared secret (mode 0600, 16 bytes or more). Without it, "
          "only neighbours on this host are believed."],
-        ["merge-ms", None, 100, "Longest time that wake-ups of many viewers are merged for, ms.", int],
-        ["allow-origin", None, "*", "Access-Control-Allow-Origin of HTTP-FLV answers; empty for none."],
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -84,8 +114,6 @@ class NodeOptions(usage.Options):
     def postOptions(self) -> None:
         if not self["name"]:
             raise usage.UsageError("--name is required")
-        if self["merge-ms"] < 0:
-            raise usage.UsageError(f"--merge-ms {self['merge-ms']}: not negative, please")
         self.networks()
 
     def networks(self) -> tuple[Network, ...]:
@@ -106,30 +134,38 @@ class NodeOptions(usage.Options):
             identity=NodeIdentity(name=self["name"], tier=self.tier, secret=secret),
             limits=DEFAULT_LIMITS,
             trusted=self.networks(),
-            merge_seconds=self["merge-ms"] / 1000,
-            allow_origin=self["allow-origin"],
         )
 
 
-class StoreOptions(NodeOptions):
+class MediaOptions(NodeOptions):
+    """What tiers that serve viewers themselves take besides."""
+
+    optParameters = [
+        ["merge-ms", None, 100.0,
+         "Longest time that wake-ups of many viewers are merged for, ms.", not_negative("--merge-ms")],
+        ["allow-origin", None, "*", "Access-Control-Allow-Origin of HTTP-FLV answers; empty for none."],
+    ]  # fmt: skip
+
+    def settings(self) -> NodeSettings:
+        return attrs.evolve(
+            super().settings(), merge_seconds=self["merge-ms"] / 1000, allow_origin=self["allow-origin"]
+        )
+
+
+class StoreOptions(MediaOptions):
     """What tiers that store take besides."""
 
     optParameters = [
         ["store", "s", None, "Directory where streams are stored; without it they are in memory only."],
-        ["keep-seconds", None, 300, "Seconds of each stream kept.", int],
-        ["keep-mbytes", None, 1024, "Megabytes of each stream kept.", int],
-        ["keep-idle-hours", None, 24.0, "Hours that a stream stays stored which nobody publishes.", float],
-    ]
-
-    def postOptions(self) -> None:
-        super().postOptions()
-        for option in ("keep-seconds", "keep-mbytes", "keep-idle-hours"):
-            if not self[option] > 0:
-                raise usage.UsageError(f"--{option} {self[option]}: must be above 0")
+        ["keep-seconds", None, 300.0, "Seconds of each stream kept.", positive("--keep-seconds")],
+        ["keep-mbytes", None, 1024.0, "Megabytes of each stream kept.", positive("--keep-mbytes")],
+        ["keep-idle-hours", None, 24.0,
+         "Hours that a stream stays stored which nobody publishes.", positive("--keep-idle-hours")],
+    ]  # fmt: skip
 
     def store_settings(self) -> StoreSettings:
         """Where bytes are kept, and how long."""
-        keep = LogOptions(keep_ms=self["keep-seconds"] * 1000, keep_bytes=self["keep-mbytes"] << 20)
+        keep = keep_options(self["keep-seconds"], self["keep-mbytes"])
         return StoreSettings(directory=self["store"] or None, keep=keep, idle_seconds=self["keep-idle-hours"] * 3600)
 
 
@@ -155,18 +191,6 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
     """``tcp:HOST:PORT`` and the like to connect to."""
     endpoint: IStreamClientEndpoint = parse_endpoint(clientFromString, reactor, option, text)
     return endpoint
-
-
-def positive(option: str) -> Callable[[str], float]:
-    """A coercion for usage.Options: a number above zero."""
-
-    def coerce(text: str) -> float:
-        value = float(text)
-        if not value > 0:
-            raise ValueError(f"{option} {text}: must be above 0")
-        return value
-
-    return coerce
 
 
 class NodeRunner(MultiService):

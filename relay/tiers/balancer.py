@@ -1,0 +1,173 @@
+"""The balancer: splices each viewer to an aggregator.
+
+Composition only.  ``twistd -n relay-balancer --help``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python import usage
+
+from relay.net.backends import Backend, BackendPool, BackendState, Policy
+from relay.net.balancing import BalancerFactory, BalancingOptions
+from relay.net.control import ControlLink
+from relay.net.listening import ListeningService
+from relay.net.node import NodeSettings
+from relay.net.rtmp_client import ClientSettings
+from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, server_endpoint
+
+HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED}
+
+
+class Options(NodeOptions):
+    """Command line of ``relay-balancer``."""
+
+    tier = "balancer"
+    synopsis = "[options] --name NAME --aggregator NAME=ENDPOINT [--aggregator ...]"
+    longdesc = (
+        "Accepts viewers and splices each to an aggregator, in the kernel: to the one that --pin names; to any by "
+        "--policy if all are normal; else to one that is normal; else to one that serves through a backup. A viewer "
+        "that comes when there is none is held for --hold-seconds."
+    )
+    optParameters = [
+        ["policy", None, "any", "How to choose among equals: any (in turn), source-hash, least-viewers."],
+        ["pin", None, None, "Name of the one aggregator to use."],
+        ["hold-seconds", None, 10.0,
+         "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["aggregators"] = []
+
+    def opt_aggregator(self, aggregator: str) -> None:
+        """NAME=ENDPOINT of an aggregator (agg1=tcp:host:1935). May be repeated."""
+        name, equals, endpoint = aggregator.partition("=")
+        if not equals or not name or not endpoint:
+            raise usage.UsageError(f"--aggregator {aggregator!r} is not NAME=ENDPOINT")
+        if any(name == other for other, _ in self["aggregators"]):
+            raise usage.UsageError(f"--aggregator {name} is given twice")
+        self["aggregators"].append((name, endpoint))
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        names = [name for name, _ in self["aggregators"]]
+        if not names:
+            raise usage.UsageError("at least one --aggregator is required")
+        if self["pin"] is not None and self["pin"] not in names:
+            raise usage.UsageError(f"--pin {self['pin']!r} is none of {', '.join(names)}")
+        policies = [policy.value for policy in Policy]
+        if self["policy"] not in policies:
+            raise usage.UsageError(f"--policy {self['policy']!r} is none of {', '.join(policies)}")
+
+
+class Balancer(MultiService):
+    """A running balancer: viewers' side in :mod:`relay.net.balancing`, what it knows of aggregators from control links.
+
+    Args:
+        settings: who we are.
+        reactor: the real one: splicing needs its file descriptors.
+        aggregators: (name, endpoint).
+        policy: how to choose among equals.
+        options: for viewers.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        reactor: Any,
+        aggregators: Sequence[tuple[str, IStreamClientEndpoint]],
+        policy: Policy,
+        options: BalancingOptions,
+    ) -> None:
+        super().__init__()
+        self.setName(settings.identity.name)
+        self.identity = settings.identity
+        self.clock: IReactorTime = reactor
+        client = ClientSettings(identity=settings.identity, limits=settings.limits, clock=reactor)
+        self.pool = BackendPool([Backend(name, endpoint) for name, endpoint in aggregators], reactor.seconds, policy)
+        self.links = [ControlLink(name, endpoint, client, self._changed) for name, endpoint in aggregators]
+        self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
+        self._listeners: list[ListeningService] = []
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How connections ended, counted."""
+        return self.factory.outcomes
+
+    @property
+    def viewers(self) -> int:
+        """How many are connected."""
+        return len(self.factory.viewers)
+
+    def listen(self, endpoint: IStreamServerEndpoint) -> None:
+        """Take viewers on this endpoint while running."""
+        service = ListeningService(endpoint, self.factory)
+        service.setServiceParent(self)
+        self._listeners.append(service)
+
+    def when_listening(self) -> Deferred[IListeningPort]:
+        """Fires with the first port."""
+        return self._listeners[0].when_listening()
+
+    def startService(self) -> None:
+        super().startService()
+        for link in self.links:
+            link.start()
+
+    def stopService(self) -> Deferred[Any]:
+        self.running = 0
+        ends = [maybeDeferred(service.stopService) for service in self]
+        ends += [link.stop() for link in self.links]
+        ends.append(self.factory.close())
+        return DeferredList(ends, consumeErrors=True)
+
+    def health(self) -> tuple[str, list[str]]:
+        """Normal when every aggregator is, degraded while one is usable, down when none is."""
+        why = [
+            f"{backend.name} is {backend.state.value}{f': {backend.reason}' if backend.reason else ''}"
+            for backend in self.pool.backends.values()
+            if backend.state is not BackendState.UP
+        ]
+        if not self.pool.has_usable():
+            return "down", why
+        return ("degraded" if why else "normal"), why
+
+    def _changed(self, link: ControlLink) -> None:
+        if link.state == "up":
+            state, why = link.health
+            self.pool.set_state(link.name, HEALTH_STATES.get(state, BackendState.DOWN), "; ".join(why))
+        elif link.state == "foreign":
+            self.pool.set_state(link.name, BackendState.UP)
+        else:
+            self.pool.set_state(link.name, BackendState.DOWN, link.why)
+
+
+def make_balancer(options: Options, reactor: Any) -> Balancer:
+    """Build what the options say.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    settings = options.settings()
+    secret = settings.identity.secret
+    balancing = BalancingOptions(
+        hold_seconds=options["hold-seconds"], pin=options["pin"], secret=b"" if secret is None else secret.key
+    )
+    aggregators = [
+        (name, client_endpoint(reactor, f"--aggregator {name}", text)) for name, text in options["aggregators"]
+    ]
+    balancer = Balancer(settings, reactor, aggregators, Policy(options["policy"]), balancing)
+    balancer.listen(server_endpoint(reactor, "--listen", options["listen"]))
+    return balancer
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """What ``twistd`` calls."""
+    return run_node(options, make_balancer, reactor)
