@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from relay.errors import RemoteProtocolError
 from relay.limits import Limits
+from relay.net.admission import Admission
 from relay.net.proxy import ProxyHeader, ProxyReader
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -38,7 +39,6 @@ class PortFactory(Factory):
         is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
     """
 
-    log = Logger()
     noisy = False
 
     def __init__(
@@ -61,20 +61,15 @@ class PortFactory(Factory):
         self.connections: set[SniffingProtocol] = set()
         self.undecided = 0
         self._trusted = trusted
-        self._by_address: Counter[str] = Counter()
-        self._refused_logged_at = float("-inf")
+        self.admission = Admission(limits, clock, lambda: len(self.connections))
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         host = getattr(addr, "host", "") or ""
-        reason = self._refusal(host)
-        if reason:
-            self.outcomes[f"refused_{reason}"] += 1
-            now = self.clock.seconds()
-            if now - self._refused_logged_at > 1:
-                self._refused_logged_at = now
-                self.log.warn("{host} refused: limit {reason}", host=host, reason=reason)
+        is_crowded = self.undecided >= self.limits.handshaking_connections
+        refusal = "refused_handshaking" if is_crowded else self.admission.admit(host)
+        if refusal is not None:
+            self.outcomes[refusal] += 1
             return None
-        self._by_address[host] += 1
         protocol = SniffingProtocol(self, host)
         self.connections.add(protocol)
         self.undecided += 1
@@ -93,23 +88,12 @@ class PortFactory(Factory):
     def gone(self, protocol: SniffingProtocol, host: str) -> None:
         """A connection is over."""
         self.connections.discard(protocol)
-        self._by_address[host] -= 1
-        if not self._by_address[host]:
-            del self._by_address[host]
+        self.admission.leave(host)
 
     def abort_all(self) -> None:
         """The node stops: let go of everybody."""
         for protocol in list(self.connections):
             protocol.abort()
-
-    def _refusal(self, host: str) -> str:
-        if len(self.connections) >= self.limits.connections:
-            return "connections"
-        if self._by_address[host] >= self.limits.connections_per_address and host:
-            return "connections_per_address"
-        if self.undecided >= self.limits.handshaking_connections:
-            return "handshaking_connections"
-        return ""
 
 
 class SniffingProtocol(Protocol):
