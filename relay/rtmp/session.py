@@ -8,8 +8,8 @@ Bytes in, events out::
     events = session.receive_data(data, now)      may raise RemoteProtocolError
     transport.write(session.data_to_send())       in both cases
 
-A session that raised is unusable; it raises the same error again.  ``undelivered`` then has the events that came before
-the error in that call, so that the outcome does not depend on how the bytes were cut.
+A session that raised is unusable; it raises again if it is given more.  ``undelivered`` then has the events that came
+before the error in that call, so that the outcome does not depend on how the bytes were cut.
 
 Acknowledgements are sent (at half the window, as ffmpeg does, once a read at most) and never awaited: no client of our
 time waits for them, and some never send one.
@@ -86,7 +86,7 @@ class Session:
         self._handshake = handshake
         self._reader = ChunkReader(limits)
         self._out = bytearray()
-        self._failure: RemoteProtocolError | None = None
+        self._failure = ""
         self._now = 0.0
         self._their_window = WINDOW_ACK_SIZE
         self._bytes_acknowledged = 0
@@ -127,15 +127,16 @@ class Session:
         Raises:
             RemoteProtocolError: the peer broke a rule, or (LimitExceeded) a bound.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self._failure:
+            raise RemoteProtocolError(self._failure)
         self._now = now
         events = self.undelivered = []
         self.bytes_received += len(data)
         try:
             self._receive(data)
         except RemoteProtocolError as error:
-            self._failure = error
+            # its text only: the error itself holds on to every frame and buffer that it passed
+            self._failure = str(error)
             raise
         self._acknowledge()
         return events

@@ -27,7 +27,7 @@ class YesServer:
         try:
             events = self.session.receive_data(data, now)
         except RemoteProtocolError as error:
-            self.error = error
+            self.error = error.with_traceback(None)
             events = self.session.undelivered
         self.events += events
         for event in events:
@@ -48,11 +48,11 @@ class YesServer:
 
 
 def steps(data: bytes) -> list[bytes]:
-    """Cut where a client waits: behind publish, before which media would be dropped."""
+    """Cut where a client waits for our answer: behind publish and play."""
     server = YesServer()
     places = [0]
     for at in range(len(data)):
-        if any(isinstance(event, PublishRequested) for event in server.feed(data[at : at + 1])):
+        if any(isinstance(event, PublishRequested | PlayRequested) for event in server.feed(data[at : at + 1])):
             places.append(at + 1)
     return [data[a:b] for a, b in zip(places, [*places[1:], len(data)], strict=True)]
 

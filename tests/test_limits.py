@@ -1,0 +1,58 @@
+"""Every field of ``Limits`` is enforced: each names the test that crosses it.
+
+A limit that nothing enforces is worse than none, because somebody counts on it.  Whoever adds a field, or the code that
+enforces one, adds a line to ``TESTS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.limits import DEFAULT_LIMITS, Limits
+
+WIRE = "tests.rtmp.test_wire_limits.WireLimitTests"
+
+TESTS: dict[str, str] = {
+    "message_bytes": f"{WIRE}.test_message_bytes",
+    "command_bytes": f"{WIRE}.test_command_bytes",
+    "metadata_bytes": f"{WIRE}.test_metadata_bytes",
+    "partial_bytes": f"{WIRE}.test_partial_bytes",
+    "chunk_streams": f"{WIRE}.test_chunk_streams",
+    "chunk_size_min": f"{WIRE}.test_chunk_size_min",
+    "message_streams": f"{WIRE}.test_message_streams",
+    "control_messages_per_second": f"{WIRE}.test_control_messages_per_second",
+    "url_bytes": f"{WIRE}.test_url_bytes",
+    "amf_depth": f"{WIRE}.test_amf_depth",
+    "amf_items": f"{WIRE}.test_amf_items",
+    "amf_string_bytes": f"{WIRE}.test_amf_string_bytes",
+}
+"""Field of ``Limits`` to the dotted name of a test: ``module.Class.test_method`` or ``module.test_function``."""
+
+
+def exists(dotted: str) -> bool:
+    """Is there such a test?"""
+    parts = dotted.split(".")
+    at = next(index for index, part in enumerate(parts) if part.startswith("test_")) + 1
+    found: object = importlib.import_module(".".join(parts[:at]))
+    for part in parts[at:]:
+        found = getattr(found, part, None)
+    return callable(found) and parts[-1].startswith("test_")
+
+
+class LimitsTests(SynchronousTestCase):
+    def test_every_field_names_a_test(self) -> None:
+        fields = {field.name for field in attrs.fields(Limits)}
+        self.assertEqual([], sorted(fields - set(TESTS)), "limits without a test")
+        self.assertEqual([], sorted(set(TESTS) - fields), "tests of limits that are none")
+
+    def test_every_named_test_exists(self) -> None:
+        self.assertEqual([], [dotted for dotted in TESTS.values() if not exists(dotted)])
+
+    def test_every_default_is_a_positive_number_with_unit_and_reason(self) -> None:
+        for field in attrs.fields(Limits):
+            self.assertGreater(getattr(DEFAULT_LIMITS, field.name), 0, field.name)
+            self.assertTrue(field.metadata["unit"], field.name)
+            self.assertTrue(field.metadata["reason"], field.name)
