@@ -103,6 +103,13 @@ class FailoverFactory(Factory):
 
     def stop(self) -> Deferred[None]:
         """End; fires when no connection is left."""
+        idle = self.finish()
+        if self._protocol is not None:
+            self._protocol.give_up("stopped")
+        return idle
+
+    def finish(self) -> Deferred[None]:
+        """Connect no more; fires when the present connection, which ends by itself, is gone."""
         self._running = False
         if self._retry is not None:
             self._retry.cancel()
@@ -113,7 +120,6 @@ class FailoverFactory(Factory):
             return succeed(None)
         idle: Deferred[None] = Deferred()
         self._when_idle.append(idle)
-        self._protocol.give_up("stopped")
         return idle
 
     def media_arrived(self) -> None:

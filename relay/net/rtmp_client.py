@@ -26,9 +26,12 @@ from relay.rtmp.handshake import NONCE_BYTES
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
-    """What all client connections of a node share."""
+    """What all client connections of a node share.
 
-    identity: NodeIdentity
+    Without an identity we are an ordinary encoder or player, to whom no server owes anything.
+    """
+
+    identity: NodeIdentity | None = None
     limits: Limits
     clock: IReactorTime
 
@@ -120,7 +123,8 @@ class RtmpClientProtocol(Protocol):
     def _handle(self, event: Event) -> None:
         if isinstance(event, HandshakeDone):
             session = self.session
-            properties = self.settings.identity.properties("client", session.their_nonce, session.our_nonce)
+            identity = self.settings.identity
+            properties = identity.properties("client", session.their_nonce, session.our_nonce) if identity else None
             session.connect(self._app, self._tc_url, properties)
         elif isinstance(event, Connected):
             self._recognize(event.properties)
@@ -136,10 +140,11 @@ class RtmpClientProtocol(Protocol):
             self.received(event)
 
     def _recognize(self, properties: dict[str, Any]) -> None:
-        session = self.session
-        self.peer_node = self.settings.identity.recognize(
-            properties, "server", session.their_nonce, session.our_nonce, host_of(self.transport)
-        )
+        session, identity = self.session, self.settings.identity
+        if identity is not None:
+            self.peer_node = identity.recognize(
+                properties, "server", session.their_nonce, session.our_nonce, host_of(self.transport)
+            )
 
     def _too_late(self) -> None:
         self._deadline = None
