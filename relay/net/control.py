@@ -17,7 +17,7 @@ and leaves a ping unanswered for the dead time is dead, even if its socket is op
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -39,6 +39,8 @@ from relay.rtmp.events import CommandReceived, Event, PlayRequested
 
 if TYPE_CHECKING:
     from relay.net.rtmp_server import RtmpServerProtocol
+
+LinkState = Literal["up", "down", "foreign"]
 
 APP = "relay"  # the application name of node-to-node connections that play nothing
 DEAD_SECONDS = 0.6  # silence with a ping unanswered; a stopped process is found in this time
@@ -280,7 +282,7 @@ class ControlLink:
     ) -> None:
         self.name = name
         self.dead_seconds = dead_seconds
-        self.state = "down"
+        self.state: LinkState = "down"
         self.why = "not reached yet"
         self.since = settings.clock.seconds()
         self.catalogue: dict[StreamName, CatalogueEntry] = {}
@@ -344,7 +346,7 @@ class ControlLink:
             return
         self._changed(self)
 
-    def _set(self, state: str, why: str) -> None:
+    def _set(self, state: LinkState, why: str) -> None:
         if (state, why) != (self.state, self.why):
             level = "info" if state != "down" else "warn"
             getattr(self.log, level)(

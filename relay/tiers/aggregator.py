@@ -19,6 +19,7 @@ from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts
 from relay.tiers.options import MediaOptions, client_endpoint, keep_options, positive, run_node, serve
+from relay.tiers.views import MediaNodeView
 
 Pair = tuple[str, list[tuple[str, IStreamClientEndpoint]]]
 
@@ -113,7 +114,10 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
         for name, texts in options["pairs"]
     ]
     keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
-    return serve(Aggregator(options.settings(), reactor, pairs, keep), options, reactor)
+    aggregator = Aggregator(options.settings(), reactor, pairs, keep)
+    links = [link for gatherer in aggregator.gatherers for link in gatherer.links]
+    addresses = {member_name(name, i): text for name, texts in options["pairs"] for i, text in enumerate(texts)}
+    return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts, addresses), options, reactor)
 
 
 def member_name(pair: str, index: int) -> str:

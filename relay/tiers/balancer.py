@@ -5,7 +5,6 @@ Composition only.  ``twistd -n relay-balancer --help``.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,8 @@ from relay.net.control import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.node import NodeSettings
 from relay.net.rtmp_client import ClientSettings
-from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, server_endpoint
+from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, serve
+from relay.tiers.views import BalancerView
 
 HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED}
 
@@ -96,16 +96,6 @@ class Balancer(MultiService):
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
         self._listeners: list[ListeningService] = []
 
-    @property
-    def outcomes(self) -> Counter[str]:
-        """How connections ended, counted."""
-        return self.factory.outcomes
-
-    @property
-    def viewers(self) -> int:
-        """How many are connected."""
-        return len(self.factory.viewers)
-
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
         """Take viewers on this endpoint while running."""
         service = ListeningService(endpoint, self.factory)
@@ -127,17 +117,6 @@ class Balancer(MultiService):
         ends += [link.stop() for link in self.links]
         ends.append(self.factory.close())
         return DeferredList(ends, consumeErrors=True)
-
-    def health(self) -> tuple[str, list[str]]:
-        """Normal when every aggregator is, degraded while one is usable, down when none is."""
-        why = [
-            f"{backend.name} is {backend.state.value}{f': {backend.reason}' if backend.reason else ''}"
-            for backend in self.pool.backends.values()
-            if backend.state is not BackendState.UP
-        ]
-        if not self.pool.has_usable():
-            return "down", why
-        return ("degraded" if why else "normal"), why
 
     def _changed(self, link: ControlLink) -> None:
         if link.state == "up":
@@ -164,8 +143,8 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
         (name, client_endpoint(reactor, f"--aggregator {name}", text)) for name, text in options["aggregators"]
     ]
     balancer = Balancer(settings, reactor, aggregators, Policy(options["policy"]), balancing)
-    balancer.listen(server_endpoint(reactor, "--listen", options["listen"]))
-    return balancer
+    view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]))
+    return serve(balancer, view, options, reactor)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

@@ -22,6 +22,7 @@ from relay.net.pulling import Pull
 from relay.net.replication import Counts
 from relay.net.storing import StoringNode
 from relay.tiers.options import StoreOptions, client_endpoint, run_node, serve
+from relay.tiers.views import MediaNodeView
 
 
 class Options(StoreOptions):
@@ -116,7 +117,9 @@ def make_distributor(options: Options, reactor: Any) -> Distributor:
         ConfigError: they can't be used.
     """
     upstreams = [(text, client_endpoint(reactor, "--upstream", text)) for text in options["upstreams"]]
-    return serve(Distributor(options.settings(), reactor, upstreams, options["streams"], options), options, reactor)
+    distributor = Distributor(options.settings(), reactor, upstreams, options["streams"], options)
+    view = MediaNodeView(distributor, distributor.gatherer.links, distributor.counts)
+    return serve(distributor, view, options, reactor)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

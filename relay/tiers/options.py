@@ -8,20 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import attrs
-from twisted.application.service import MultiService
+from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.python import usage
 
+from relay.admin.node import make_site
+from relay.admin.views import NodeView
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS
 from relay.log.options import LogOptions
 from relay.net.identity import NodeIdentity, read_secret_file
-from relay.net.node import Node, NodeSettings
+from relay.net.listening import ListeningService
+from relay.net.node import NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
 
@@ -212,13 +215,26 @@ class NodeRunner(MultiService):
             refuse(self._command, error)
 
 
-NodeT = TypeVar("NodeT", bound=Node)
+class Listens(Protocol):
+    """A node that can be told where to listen."""
+
+    def listen(self, endpoint: IStreamServerEndpoint) -> None:
+        """Serve there while running."""
+
+    def addService(self, service: IService) -> None:
+        """Run this too."""
+
+
+NodeT = TypeVar("NodeT", bound=Listens)
 OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 
-def serve(node: NodeT, options: NodeOptions, reactor: Any) -> NodeT:
+def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any) -> NodeT:
     """Let a node listen where the options say, for media and for ``--admin``."""
     node.listen(server_endpoint(reactor, "--listen", options["listen"]))
+    if options["admin"]:
+        endpoint = server_endpoint(reactor, "--admin", options["admin"])
+        node.addService(ListeningService(endpoint, make_site(view, reactor)))
     return node
 
 

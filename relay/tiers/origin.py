@@ -25,6 +25,7 @@ from relay.net.storing import DEFAULT_INGEST, IngestSettings, StoreSettings, Sto
 from relay.net.streams import LiveStream
 from relay.net.urls import RtmpUrl, parse_rtmp_url
 from relay.tiers.options import StoreOptions, positive, run_node, serve
+from relay.tiers.views import MediaNodeView
 
 
 class Options(StoreOptions):
@@ -144,7 +145,7 @@ def make_origin(options: Options, reactor: Any) -> Origin:
         end_seconds=options["end-seconds"],
     )
     origin = Origin(options.settings(), reactor, options.store_settings(), ingest, options["pulls"])
-    return serve(origin, options, reactor)
+    return serve(origin, MediaNodeView(origin), options, reactor)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

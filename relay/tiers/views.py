@@ -1,0 +1,175 @@
+"""What the admin site of each tier shows: the tiers' objects as :class:`relay.admin.views.NodeView`.
+
+Owns the translation only; everything is read afresh for each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from relay.admin.views import Health, LinkView, Metric, StreamView
+from relay.net.backends import Backend, BackendState
+from relay.net.balancing import BalancerFactory
+from relay.net.control import ControlLink
+from relay.net.node import Node
+from relay.net.replication import Counts
+
+OUTCOMES = "Connections that ended, by how."
+
+COUNTS = (
+    ("copied_bytes", "Bytes of logs copied from upstream.", "bytes_copied"),
+    ("missing_bytes", "Bytes of logs that no upstream had any more: what viewers here have missed.", "bytes_missing"),
+    ("gaps", "Times that a copy had to go on further on.", "gaps"),
+    ("epochs", "Times that a log began anew upstream.", "epochs"),
+    ("diverged", "Times that an upstream had other bytes than we have at the same position.", "diverged"),
+    ("failovers", "Times that a copy lost its upstream.", "failovers"),
+)
+
+
+class MediaNodeView:
+    """An origin, a distributor or an aggregator.
+
+    Args:
+        node: the node.
+        links: its upstreams.
+        counts: of its copies, if it makes any.
+        addresses: what the operator calls each upstream's endpoint.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        links: Sequence[ControlLink] = (),
+        counts: Counts | None = None,
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        self._node = node
+        self._links = links
+        self._counts = counts
+        self._addresses = addresses or {}
+
+    @property
+    def name(self) -> str:
+        return self._node.identity.name
+
+    @property
+    def tier(self) -> str:
+        return self._node.identity.tier
+
+    @property
+    def viewers(self) -> int:
+        return self._node.viewers
+
+    def health(self) -> Health:
+        return _health(*self._node.health())
+
+    def streams(self) -> Sequence[StreamView]:
+        return [
+            StreamView(
+                name=str(stream.name),
+                epoch=stream.log.epoch,
+                start=stream.log.start,
+                end=stream.log.end,
+                bitrate_bps=stream.bits_per_second,
+                viewers=len(stream.viewers),
+                source=stream.source,
+                is_live=stream.is_live,
+            )
+            for stream in self._node.hub
+        ]
+
+    def links(self) -> Sequence[LinkView]:
+        return [
+            LinkView(name=link.name, endpoint=self._addresses.get(link.name, link.name), state=link.state, why=link.why)
+            for link in self._links
+        ]
+
+    def metrics(self) -> Sequence[Metric]:
+        return list(self._metrics())
+
+    def _metrics(self) -> Iterator[Metric]:
+        yield Metric(name="connections_closed", help=OUTCOMES, values=self._node.outcomes, label="outcome")
+        streams = list(self._node.hub)
+        yield Metric(
+            name="reader_skips",
+            help="Times that a slow reader was moved to the newest join point.",
+            values={str(stream.name): stream.skips for stream in streams},
+            label="stream",
+        )
+        yield Metric(
+            name="storage_errors",
+            help="Times that the disk did not take a stream's bytes.",
+            values={str(stream.name): stream.log.storage_errors for stream in streams},
+            label="stream",
+        )
+        if self._counts is not None:
+            for name, words, attribute in COUNTS:
+                yield Metric(name=name, help=words, values={"": getattr(self._counts, attribute)})
+
+
+class BalancerView:
+    """A balancer: its links are the aggregators."""
+
+    def __init__(self, factory: BalancerFactory, name: str, addresses: Mapping[str, str] | None = None) -> None:
+        self._factory = factory
+        self._name = name
+        self._addresses = addresses or {}
+
+    tier = "balancer"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def viewers(self) -> int:
+        return len(self._factory.viewers)
+
+    def health(self) -> Health:
+        return balancer_health(self._factory)
+
+    def streams(self) -> Sequence[StreamView]:
+        """It reads no stream."""
+        return []
+
+    def links(self) -> Sequence[LinkView]:
+        return [
+            LinkView(
+                name=backend.name,
+                endpoint=self._addresses.get(backend.name, backend.name),
+                state="down" if backend.state is BackendState.DOWN else "up",
+                why=backend.reason,
+            )
+            for backend in self._factory.pool.backends.values()
+        ]
+
+    def metrics(self) -> Sequence[Metric]:
+        backends = self._factory.pool.backends.values()
+        return [
+            Metric(name="connections_closed", help=OUTCOMES, values=self._factory.outcomes, label="outcome"),
+            Metric(
+                name="aggregator_viewers",
+                help="Viewers spliced to each aggregator.",
+                values={backend.name: backend.viewers for backend in backends},
+                label="aggregator",
+                is_counter=False,
+            ),
+        ]
+
+
+def balancer_health(factory: BalancerFactory) -> Health:
+    """Normal when every aggregator is, degraded while one is usable, down when none is."""
+    why = [_why(backend) for backend in factory.pool.backends.values() if backend.state is not BackendState.UP]
+    if not factory.pool.has_usable(factory.options.pin):
+        return _health("down", why)
+    return _health("degraded" if why else "normal", why)
+
+
+def _why(backend: Backend[Any]) -> str:
+    return f"{backend.name} is {backend.state.value}{f': {backend.reason}' if backend.reason else ''}"
+
+
+def _health(state: str, why: Sequence[str]) -> Health:
+    known: dict[str, Literal["normal", "degraded", "down"]] = {"normal": "normal", "degraded": "degraded"}
+    return Health(known.get(state, "down"), tuple(why))
