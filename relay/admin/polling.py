@@ -1,0 +1,120 @@
+"""Asking every node of a cluster how it is, by its admin API.
+
+Owns the questions' rhythm and the last answers.  Called by the cluster's parent process.
+
+Each node is asked once a second at most, and never while an earlier question is open, so that a hung node costs one
+connection.  No answer within a second is one too: the node is down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from relay.admin.fetch import fetch
+from relay.errors import ProtocolError
+
+POLL_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Member:
+    """A node to be asked.
+
+    Args:
+        listen: the endpoint that it serves on, for people.
+        admin_url: where a browser finds its page, if one can.
+        endpoint: of its admin site; one without (None) is never asked.
+    """
+
+    name: str
+    tier: str
+    listen: str
+    admin_url: str | None
+    endpoint: IStreamClientEndpoint | None
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What a node said of itself, or what is assumed of one that said nothing."""
+
+    state: str
+    why: Sequence[str] = ()
+    viewers: int = 0
+    streams: Sequence[Any] = ()
+    links: Sequence[Any] = ()
+
+
+NOT_ASKED = Answer(state="starting")
+NO_PAGE = Answer(state="unknown", why=("it has no admin endpoint",))
+
+
+def read_answer(body: bytes) -> Answer:
+    """What ``/api/v1/node`` says.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    content = json.loads(body)
+    return Answer(**{field.name: content[field.name] for field in attrs.fields(Answer)})
+
+
+class NodePoller(MultiService):
+    """Asks while it runs.
+
+    Args:
+        members: whom.
+        reactor: keeps time.
+    """
+
+    def __init__(self, members: Sequence[Member], reactor: Any) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._members = members
+        self._asking: dict[str, Deferred[None]] = {}
+        self.answers = {member.name: NOT_ASKED if member.endpoint else NO_PAGE for member in members}
+        timer = TimerService(POLL_SECONDS, self.ask_all)
+        timer.clock = reactor
+        timer.setServiceParent(self)
+
+    def stopService(self) -> Any:
+        for asking in list(self._asking.values()):
+            asking.cancel()
+        return super().stopService()
+
+    def ask_all(self) -> None:
+        """Ask each one that isn't being asked."""
+        for member in self._members:
+            if member.endpoint is not None and member.name not in self._asking:
+                asking = Deferred.fromCoroutine(self._ask(member.name, member.endpoint))
+                self._asking[member.name] = asking
+                asking.addBoth(self._asked, member.name)
+
+    def _asked(self, _: object, name: str) -> None:
+        del self._asking[name]
+
+    async def _ask(self, name: str, endpoint: IStreamClientEndpoint) -> None:
+        try:
+            self.answers[name] = read_answer(await fetch(self._reactor, endpoint, "/api/v1/node", ANSWER_SECONDS))
+        except CancelledError:
+            return
+        except TimeoutError:
+            self._failed(name, f"no answer for {ANSWER_SECONDS:g} s")
+        except ConnectError:
+            self._failed(name, "nobody listens on its admin endpoint")
+        except (ProtocolError, ValueError, KeyError, TypeError) as error:
+            self._failed(name, f"no answer of a node: {type(error).__name__}: {error}")
+
+    def _failed(self, name: str, why: str) -> None:
+        """One that never answered is still starting, for all we know; the supervisor knows better."""
+        if self.answers[name] is not NOT_ASKED:
+            self.answers[name] = Answer(state="down", why=(why,))

@@ -1,0 +1,95 @@
+"""What an admin site has to know of a node: the records and the protocol that a tier fills in.
+
+Owns the vocabulary of health, API, metrics and page, and nothing that runs.  The tiers implement :class:`NodeView`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import attrs
+
+State = Literal["normal", "degraded", "down"]
+
+LinkState = Literal["up", "down", "waiting", "foreign"]
+"""``foreign``: connected to a server that is no node of ours.  ``waiting``: not heard of yet."""
+
+
+@attrs.frozen
+class Health:
+    """``degraded``: it serves, but something that it should have is lost.  ``why`` is empty when normal."""
+
+    state: State = "normal"
+    why: Sequence[str] = ()
+
+
+@attrs.frozen(kw_only=True)
+class StreamView:
+    """One stream on one node.  ``start`` and ``end`` bound the bytes of the log that are here; ``source`` feeds it."""
+
+    name: str
+    epoch: int
+    start: int
+    end: int
+    bitrate_bps: float
+    viewers: int
+    source: str
+    is_live: bool
+
+
+@attrs.frozen(kw_only=True)
+class LinkView:
+    """A neighbour that this node reads from, or (a balancer) sends viewers to."""
+
+    name: str
+    endpoint: str
+    state: LinkState
+    why: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Metric:
+    """One family of numbers for ``/metrics``.
+
+    Args:
+        name: with the unit, without ``relay_`` before it or ``_total`` after it: "missing_bytes".
+        help: one sentence.
+        values: by the value of ``label``; by "" when there is no label.
+        label: what tells the values apart.
+        is_counter: it only ever grows, from 0 at the start of the process.
+    """
+
+    name: str
+    help: str
+    values: Mapping[str, float]
+    label: str | None = None
+    is_counter: bool = True
+
+
+class NodeView(Protocol):
+    """A node as its admin site sees it.  Everything is read afresh for each request."""
+
+    @property
+    def name(self) -> str:
+        """What the node is called."""
+
+    @property
+    def tier(self) -> str:
+        """``origin``, ``distributor``, ``aggregator`` or ``balancer``."""
+
+    @property
+    def viewers(self) -> int:
+        """How many connections it sends media to."""
+
+    def health(self) -> Health:
+        """Is it well, and if not, why?"""
+
+    def streams(self) -> Sequence[StreamView]:
+        """What is live or stored here."""
+
+    def links(self) -> Sequence[LinkView]:
+        """Its neighbours."""
+
+    def metrics(self) -> Sequence[Metric]:
+        """What only this tier counts."""

@@ -1,0 +1,289 @@
+"""A whole cluster on this machine: a child process a node, a test stream, and a page that shows them.
+
+Composition only.  ``twistd -n relay --help``.  The nodes are what the cluster file says
+(:mod:`relay.tiers.clusterfile`), or the built-in ones; :mod:`relay.tiers.supervise` keeps them running.
+
+With ``--node`` one node of the file runs in this process instead.  Its tier's module is found by name, as ``twistd``
+finds a plugin's: tiers do not import each other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.reflect import namedAny
+
+from relay import __version__
+from relay.admin.cluster import PasteLine, Report, make_cluster_site
+from relay.admin.polling import Answer, Member, NodePoller
+from relay.demo import read_clip
+from relay.errors import ConfigError
+from relay.limits import DEFAULT_LIMITS
+from relay.names import StreamName
+from relay.net.identity import NodeIdentity, read_secret_file
+from relay.net.listening import ListeningService
+from relay.net.publisher import PublisherService
+from relay.net.rtmp_client import ClientSettings
+from relay.tiers.clusterfile import LOCALHOST, ClusterSpec, NodeSpec, default_cluster, load
+from relay.tiers.endpoints import Endpoint, parse_server_endpoint
+from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, refuse, server_endpoint
+from relay.tiers.supervise import Supervisor
+
+COMMAND = "relay"
+
+
+class Options(usage.Options):
+    """Command line of ``twistd relay``."""
+
+    synopsis = "[--config FILE [--node NAME]] [options]"
+    longdesc = (
+        "Runs a whole live relay on this machine, one process a node: an origin (RTMP on port 1936), two pairs of "
+        "distributors, two aggregators and a balancer, to which viewers come (RTMP and HTTP-FLV on port 1935). A test "
+        "stream is published: play rtmp://127.0.0.1:1935/live/demo or http://127.0.0.1:1935/live/demo.flv. "
+        "http://127.0.0.1:8080/ shows all nodes and lines to paste. A node that dies is started again. SIGTERM or "
+        "Ctrl-C ends everything. A file describes a cluster of your own: see examples/cluster.toml."
+    )
+    optParameters = [
+        ["config", "c", None, "Cluster file (TOML). Without it: the built-in cluster."],
+        ["node", None, None, "Run only this node of the cluster, in this process."],
+        ["admin", "a", "tcp:8080:interface=127.0.0.1", "Endpoint for the cluster's page, API and metrics (HTTP)."],
+        ["listen", "l", None, "Endpoint of the balancer, in place of the cluster's own: tcp:1935, ssl:..."],
+        ["store", "s", None, "Directory where streams are stored, a directory a node. Without it, and without a store "
+         "in the file: a temporary one that is removed at the end (with --node: none, memory only)."],
+    ]  # fmt: skip
+    optFlags = [["no-demo", None, "Publish no test stream."]]
+
+    def opt_version(self) -> NoReturn:
+        """Show the version and exit."""
+        sys.stdout.write(f"{COMMAND} {__version__}\n")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse, and say what is wrong in one line."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            refuse(COMMAND, f"{error} (see {COMMAND} --help)")
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+    def cluster(self) -> ClusterSpec:
+        """The cluster that is meant.
+
+        Raises:
+            ConfigError: the file, or an option, can't be used.
+        """
+        spec = load(self["config"]) if self["config"] else default_cluster()
+        if self["store"]:
+            spec = attrs.evolve(spec, store=Path(self["store"]).absolute())
+        if self["no-demo"]:
+            spec = attrs.evolve(spec, demo=None)
+        if self["listen"]:
+            spec = listen_elsewhere(spec, self["listen"])
+        return spec
+
+
+def listen_elsewhere(spec: ClusterSpec, text: str) -> ClusterSpec:
+    """The same cluster with another endpoint for its balancer.
+
+    Raises:
+        ConfigError: it is no endpoint, or there are several balancers.
+    """
+    try:
+        endpoint = parse_server_endpoint(text)
+    except ValueError as error:
+        raise ConfigError(f"--listen {text!r}: {error}") from None
+    if len(spec.balancers) != 1:
+        raise ConfigError(f"--listen {text!r}: there are {len(spec.balancers)} balancers; say it in the file")
+    balancer = attrs.evolve(spec.balancers[0], listen=endpoint)
+    return attrs.evolve(spec, balancers=(balancer,))
+
+
+class Cluster(MultiService):
+    """All nodes as child processes, the demo's publisher, and the cluster's page.
+
+    Args:
+        spec: the nodes.
+        admin: text of the page's endpoint.
+        reactor: runs everything.
+    """
+
+    log = Logger()
+
+    def __init__(self, spec: ClusterSpec, admin: str, reactor: Any) -> None:
+        super().__init__()
+        self._spec = spec
+        self._reactor = reactor
+        self._scratch: Path | None = None
+        self._members = [make_member(node, reactor) for node in spec]
+        self.supervisor = Supervisor(reactor, self._refused)
+        self.supervisor.setServiceParent(self)
+        self.poller = NodePoller(self._members, reactor)
+        self.poller.setServiceParent(self)
+        self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), make_cluster_site(self, reactor))
+        self.listener.setServiceParent(self)
+        if spec.demo is not None:
+            make_publisher(spec, spec.demo, reactor).setServiceParent(self)
+
+    def startService(self) -> None:
+        spec = self._spec
+        if spec.store is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="relay-"))
+            spec = attrs.evolve(spec, store=self._scratch)
+        for node in spec:
+            self.supervisor.add_node(node.name, spec.arguments(node))
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        async def stop() -> None:
+            await super(Cluster, self).stopService()
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+
+        return Deferred.fromCoroutine(stop())
+
+    def reports(self) -> list[Report]:
+        """All nodes as they are now: a node whose process has just ended does not look well until it is asked again."""
+        return [self._report(member) for member in self._members]
+
+    def paste_lines(self) -> list[PasteLine]:
+        """For the page."""
+        return paste_lines(self._spec)
+
+    def _report(self, member: Member) -> Report:
+        answer = self.poller.answers[member.name]
+        if member.name not in self.supervisor.protocols:
+            answer = Answer(state="down", why=("its process has ended",))
+        return Report(member=member, answer=answer, restarts=self.supervisor.restarts(member.name))
+
+    def _refused(self, name: str, why: str) -> None:
+        """A node can't start, so the cluster doesn't either."""
+        self.log.critical("{name} can't start: {why}", name=name, why=why)
+        end_with(f"{COMMAND}: {name} can't start: {why}")
+        self._reactor.stop()
+
+
+def end_with(line: str) -> None:
+    """Make ``line`` the last one on standard error, and the exit status that of a configuration error.
+
+    ``twistd`` has no way to say a status once it runs, and writes standard error to its log.  So it ends as it always
+    does, and then this happens.
+    """
+
+    def end() -> NoReturn:
+        sys.stdout.flush()
+        os.write(2, line.encode() + b"\n")
+        os._exit(EXIT_CONFIG)
+
+    atexit.register(end)
+
+
+def make_member(node: NodeSpec, reactor: Any) -> Member:
+    """How a node is asked how it is: at the address of its admin endpoint."""
+    url = endpoint = None
+    if node.admin is not None and node.admin.is_plain_tcp:
+        address = _reachable(node.admin)
+        url = f"http://{address}:{node.admin.port}/"
+        endpoint = HostnameEndpoint(reactor, address.strip("[]"), node.admin.port)
+    return Member(name=node.name, tier=node.tier, listen=node.listen.text, admin_url=url, endpoint=endpoint)
+
+
+def _reachable(endpoint: Endpoint) -> str:
+    """An address of this machine that the endpoint answers on, as URLs want it."""
+    address = endpoint.address or LOCALHOST
+    return f"[{address}]" if ":" in address else address
+
+
+def paste_lines(spec: ClusterSpec) -> list[PasteLine]:
+    """URLs and commands to watch and publish, for the first balancer and origin."""
+    listen, publish = spec.balancers[0].listen, spec.origins[0].listen
+    stream = spec.demo or StreamName("live", "NAME")
+    lines: list[PasteLine] = []
+    if listen.is_plain_tcp:
+        place = f"{_reachable(listen)}:{listen.port}"
+        rtmp, flv = f"rtmp://{place}/{stream}", f"http://{place}/{stream}.flv"
+        lines += [
+            PasteLine("RTMP, any player", rtmp),
+            PasteLine("HTTP-FLV", flv),
+            PasteLine("watch", f"ffplay -fflags nobuffer {rtmp}"),
+            PasteLine("4 s of frames", f"ffmpeg -i {rtmp} -t 4 -f framecrc -"),
+            PasteLine("codecs", f"curl -sN {flv} | head -c 1000000 | ffprobe -"),
+        ]
+    if publish.is_plain_tcp:
+        url = f"rtmp://{_reachable(publish)}:{publish.port}/live"
+        lines += [
+            PasteLine("publish a file", f"ffmpeg -re -i FILE -c copy -f flv {url}/NAME"),
+            PasteLine("OBS: server", url),
+            PasteLine("OBS: stream key", "NAME"),
+        ]
+    return lines
+
+
+def make_publisher(spec: ClusterSpec, stream: StreamName, reactor: Any) -> PublisherService:
+    """The publisher of the test stream."""
+    secret = read_secret_file(str(spec.secret_file)) if spec.secret_file else None
+    identity = NodeIdentity(name="demo", tier="publisher", secret=secret)
+    origins = [
+        (origin.name, client_endpoint(reactor, f"connect of {origin.name}", origin.connect)) for origin in spec.origins
+    ]
+    settings = ClientSettings(identity=identity, limits=DEFAULT_LIMITS, clock=reactor)
+    return PublisherService(origins, stream, read_clip(), settings)
+
+
+def make_cluster(options: Options, reactor: Any) -> Cluster:
+    """Build what the options say.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    spec = options.cluster()
+    if len(spec.hosts) > 1:
+        raise ConfigError(
+            f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each"
+        )
+    return Cluster(spec, options["admin"], reactor)
+
+
+def make_node(options: Options, reactor: Any) -> MultiService:
+    """Build one node of the cluster.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    spec = options.cluster()
+    node = spec.node(options["node"])
+    tier = namedAny(f"relay.tiers.{node.tier}")
+    node_options = tier.Options()
+    node_options.parseOptions(spec.arguments(node)[1:])
+    service: MultiService = tier.makeService(node_options, reactor)
+    return service
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """What ``twistd`` calls."""
+    if reactor is None:
+        from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
+
+        reactor = global_reactor
+    runner = NodeRunner(COMMAND)
+    try:
+        make = make_node if options["node"] else make_cluster
+        make(options, reactor).setServiceParent(runner)
+    except ConfigError as error:
+        refuse(COMMAND, error)
+    return runner
