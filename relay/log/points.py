@@ -14,9 +14,9 @@ from relay.log.headers import NO_HEADERS, HeadersInForce
 class LogStart:
     """All that must be known at a message boundary to go on from there exactly as every other node does.
 
-    ``offset`` and ``flv_offset`` are the place in the two renditions; ``time_ms`` is an unwrapped media time that the
-    next message's is reckoned from: at a join point its own, elsewhere that of the message before; ``headers`` are those
-    in force just before the place.  An origin's log starts at all zeros, a replica's where its upstream says.
+    ``offset`` and ``flv_offset`` are the place in the two renditions.  ``time_ms`` is an unwrapped media time from
+    which the next message's is reckoned: at a join point its own, elsewhere that of the message before.  ``headers``
+    are those in force just before the place.  An origin's log starts at all zeros, a replica's where its upstream says.
     """
 
     offset: int = 0

@@ -48,7 +48,7 @@ class Timeline:
         timeline = cls()
         timeline._is_started = True
         timeline._end, timeline._wall_ms = last_ms, now_ms
-        timeline.new_publisher(now_ms)
+        timeline._shift, timeline._floor = None, last_ms + 1
         return timeline
 
     @property
