@@ -127,7 +127,7 @@ class Node(MultiService):
         async def stop() -> None:
             children = [maybeDeferred(service.stopService) for service in self]
             await DeferredList([*children, *first], consumeErrors=True)
-            self.ports.abort_all()
+            await self.ports.close()
             self.hub.close()
 
         return Deferred.fromCoroutine(stop())

@@ -15,6 +15,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -60,6 +61,7 @@ class PortFactory(Factory):
         self.is_authentic = is_authentic
         self.connections: set[SniffingProtocol] = set()
         self.undecided = 0
+        self._when_empty: list[Deferred[None]] = []
         self._trusted = trusted
         self.admission = Admission(limits, clock, lambda: len(self.connections))
 
@@ -89,11 +91,25 @@ class PortFactory(Factory):
         """A connection is over."""
         self.connections.discard(protocol)
         self.admission.leave(host)
+        if not self.connections:
+            waiting, self._when_empty = self._when_empty, []
+            for deferred in waiting:
+                deferred.callback(None)
 
-    def abort_all(self) -> None:
-        """The node stops: let go of everybody."""
+    def close(self) -> Deferred[None]:
+        """The node stops: let go of everybody, by force after ``close_seconds``.  Fires when nobody is left."""
+        if not self.connections:
+            return succeed(None)
         for protocol in list(self.connections):
-            protocol.abort()
+            protocol.lose()
+        force = self.clock.callLater(self.limits.close_seconds, self._abort_all)
+        empty: Deferred[None] = Deferred()
+        self._when_empty.append(empty)
+        return empty.addCallback(lambda _: force.cancel() if force.active() else None)
+
+    def _abort_all(self) -> None:
+        for protocol in list(self.connections):
+            protocol.transport.abortConnection()
 
 
 class SniffingProtocol(Protocol):
@@ -131,10 +147,9 @@ class SniffingProtocol(Protocol):
         if self._inner is not None:
             self._inner.connectionLost(reason)
 
-    def abort(self) -> None:
-        """Let go of the peer at once."""
-        if self.transport is not None:
-            self.transport.abortConnection()
+    def lose(self) -> None:
+        """Let go of the peer when it has what was written."""
+        self.transport.loseConnection()
 
     def _sniff(self, data: bytes) -> None:
         first = data[0]

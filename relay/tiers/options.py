@@ -20,7 +20,7 @@ from twisted.python import usage
 from relay.admin.node import make_site
 from relay.admin.views import NodeView
 from relay.errors import ConfigError
-from relay.limits import DEFAULT_LIMITS
+from relay.limits import DEFAULT_LIMITS, Limits
 from relay.log.options import LogOptions
 from relay.net.identity import NodeIdentity, read_secret_file
 from relay.net.listening import ListeningService
@@ -86,6 +86,7 @@ class NodeOptions(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["trust-proxy"] = []
+        self["limits"] = {}
 
     @property
     def command(self) -> str:
@@ -95,6 +96,16 @@ class NodeOptions(usage.Options):
     def opt_trust_proxy(self, network: str) -> None:
         """Address or network (CIDR) that may send PROXY protocol headers. May be repeated. Default: loopback."""
         self["trust-proxy"].append(network)
+
+    def opt_limit(self, limit: str) -> None:
+        """NAME=VALUE: change a bound on what peers may do (see relay/limits.py). May be repeated."""
+        name, equals, text = limit.partition("=")
+        field = attrs.fields_dict(Limits).get(name)
+        if not equals or field is None:
+            known = ", ".join(attrs.fields_dict(Limits))
+            raise usage.UsageError(f"--limit {limit!r}: NAME=VALUE, and NAME one of {known}")
+        value = positive(f"--limit {name}")(text)
+        self["limits"][name] = int(value) if isinstance(field.default, int) else value
 
     def opt_version(self) -> NoReturn:
         """Show the version and exit."""
@@ -135,7 +146,7 @@ class NodeOptions(usage.Options):
         secret = read_secret_file(self["secret-file"]) if self["secret-file"] else None
         return NodeSettings(
             identity=NodeIdentity(name=self["name"], tier=self.tier, secret=secret),
-            limits=DEFAULT_LIMITS,
+            limits=attrs.evolve(DEFAULT_LIMITS, **self["limits"]),
             trusted=self.networks(),
         )
 
