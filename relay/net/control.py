@@ -3,15 +3,17 @@
 Owns what the serving node tells (:class:`ControlServer`) and what the asking node knows (:class:`ControlLink`).
 Called by the RTMP server protocol on one side, by gatherers and balancers on the other.
 
-The asking (downstream) node dials and says ``relayHello``; from then on the serving node tells, unasked:
+The asking (downstream) node dials and says ``relayHello [entry, …]``, what it has itself; from then on the serving
+node tells, unasked:
 
     relayCatalogue   [entry, …]      every stream it has; first of all
     relayStream      entry           one has appeared, or changed
     relayGone        "app/name"      one has disappeared
     relayHealth      state, [why]    "normal" | "degraded" | "down"
 
-entry = {name, epoch, start, end, live}.  The asking node pings; the session answers at once.  A peer that is silent
-and leaves a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or cut off).
+entry = {name, epoch, start, end, time, live}.  The asking node pings; the session answers at once.  A peer that is
+silent and leaves a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or cut
+off).
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class CatalogueEntry:
     epoch: int
     start: int
     end: int
+    time_ms: int
     is_live: bool
 
     def to_wire(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class CatalogueEntry:
             "epoch": float(self.epoch),
             "start": float(self.start),
             "end": float(self.end),
+            "time": float(self.time_ms),
             "live": self.is_live,
         }
 
@@ -76,6 +80,7 @@ class CatalogueEntry:
                 epoch=int(value["epoch"]),
                 start=int(value["start"]),
                 end=int(value["end"]),
+                time_ms=int(value["time"]),
                 is_live=bool(value["live"]),
             )
         except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -85,7 +90,14 @@ class CatalogueEntry:
 def entry_of(stream: LiveStream) -> CatalogueEntry:
     """What is told of a stream."""
     log = stream.log
-    return CatalogueEntry(name=stream.name, epoch=log.epoch, start=log.start, end=log.end, is_live=stream.is_live)
+    return CatalogueEntry(
+        name=stream.name,
+        epoch=log.epoch,
+        start=log.start,
+        end=log.end,
+        time_ms=log.end_time_ms,
+        is_live=stream.is_live,
+    )
 
 
 class ReplicaForm:
@@ -125,7 +137,8 @@ class ControlServer:
     Args:
         hub: the streams.
 
-    ``on_ahead`` is set by the origin: a copy that is ahead of the log's writer has bytes that were lost here.
+    ``on_ahead`` and ``on_report`` are set by the origin: a copy that is ahead of the log's writer has bytes that were
+    lost here; what copies have tells an origin that lost its store how far media time had come.
     """
 
     log = Logger()
@@ -135,6 +148,7 @@ class ControlServer:
         self._neighbours: dict[RtmpServerProtocol, None] = {}
         self._health: tuple[str, list[str]] = ("normal", [])
         self.on_ahead: Callable[[LiveStream, int], None] | None = None
+        self.on_report: Callable[[CatalogueEntry], None] | None = None
         hub.observe(self._changed)
 
     @property
@@ -148,6 +162,9 @@ class ControlServer:
             protocol.session.refuse_command(event.transaction_id, f"unknown command {event.name[:64]}")
             return
         self._neighbours[protocol] = None
+        if self.on_report is not None and event.values and isinstance(event.values[0], list):
+            for value in event.values[0][: self._hub.limits.streams]:
+                self.on_report(CatalogueEntry.from_wire(value))
         entries = [entry_of(stream).to_wire() for stream in self._hub]
         protocol.session.send_command("relayCatalogue", 0, entries)
         protocol.session.send_command("relayHealth", 0, self._health[0], self._health[1])
@@ -229,7 +246,7 @@ class _ControlProtocol(RtmpClientProtocol):
         if self.peer_node is None:
             self._link.found_foreign()
             return
-        self.session.send_command("relayHello", 0)
+        self.session.send_command("relayHello", 0, [entry.to_wire() for entry in self._link.report()])
         self._link.up()
         self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
 
@@ -268,6 +285,7 @@ class ControlLink:
         endpoint: where it is.
         settings: who we are.
         changed: called with the link after each change of what it knows.
+        report: what we have ourselves, told at each hello.
     """
 
     log = Logger()
@@ -279,8 +297,10 @@ class ControlLink:
         settings: ClientSettings,
         changed: Callable[[ControlLink], None],
         dead_seconds: float = DEAD_SECONDS,
+        report: Callable[[], list[CatalogueEntry]] = list,
     ) -> None:
         self.name = name
+        self.report = report
         self.dead_seconds = dead_seconds
         self.state: LinkState = "down"
         self.why = "not reached yet"

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from relay.errors import LimitExceeded
 from relay.names import StreamName
-from relay.net.control import ControlLink
+from relay.net.control import CatalogueEntry, ControlLink, entry_of
 from relay.net.failover import Upstream
 from relay.net.pulling import Pull, PullMaker
 from relay.net.replication import Counts, LogMaker, Replica
@@ -57,7 +57,9 @@ class Gatherer:
     ) -> None:
         self.name = name
         self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
-        self.links = [ControlLink(member, endpoint, settings, self._changed) for member, endpoint in members]
+        self.links = [
+            ControlLink(member, endpoint, settings, self._changed, report=self._report) for member, endpoint in members
+        ]
         self.replicas: dict[StreamName, Replica] = {}
         self.pulls: dict[StreamName, Pull] = {}
         self._patterns = patterns
@@ -98,6 +100,9 @@ class Gatherer:
     def is_down(self) -> bool:
         """Is there nobody to read from?"""
         return all(link.state == "down" for link in self.links)
+
+    def _report(self) -> list[CatalogueEntry]:
+        return [entry_of(stream) for stream in self._hub]
 
     def _changed(self, link: ControlLink) -> None:
         index = self.links.index(link)

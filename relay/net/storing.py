@@ -66,6 +66,8 @@ class StoringNode(Node):
         self._ingest_settings = ingest
         self._ingests: dict[StreamName, Ingest] = {}
         self._checks = 0
+        self.reported_ms: dict[StreamName, int] = {}
+        """How far media time has come in the copies of neighbours."""
         self.logs: StoredLogs | MemoryLogs
         if store.directory is None:
             self.logs = MemoryLogs(store.keep, settings.limits)
@@ -84,6 +86,7 @@ class StoringNode(Node):
             return known
         stream = self.hub.get(name)
         if stream is None:
+            self._make_room()
             log = self.logs.recover(name) or self.logs.make(name, new_epoch(), LogStart(), None)
             stream = self.hub.add(name, log)
         made = Ingest(
@@ -107,7 +110,32 @@ class StoringNode(Node):
         super().check()
         self._checks += 1
         if self._checks % EXPIRE_EVERY == 0:
-            self.logs.expire(self._store_settings.idle_seconds)
+            self.expire()
+
+    def expire(self) -> None:
+        """Forget streams that nobody has published for ``idle_seconds``."""
+        idle_seconds = self._store_settings.idle_seconds
+        for name in self._idle():
+            if self.clock.seconds() - self._ingests[name].stream.idle_since > idle_seconds:
+                self._forget(name)
+        self.logs.expire(idle_seconds)
+
+    def _idle(self) -> list[StreamName]:
+        """Streams that nobody publishes or reads, the longest idle first."""
+        idle = [name for name, ingest in self._ingests.items() if not ingest.stream.is_live]
+        unread = [name for name in idle if not self._ingests[name].stream.viewers]
+        return sorted(unread, key=lambda name: self._ingests[name].stream.idle_since)
+
+    def _make_room(self) -> None:
+        """A new stream is worth more than one that is over: names that were used once must not use the limit up."""
+        if len(self.hub) >= self.limits.streams:
+            for name in self._idle()[:1]:
+                self._forget(name)
+
+    def _forget(self, name: StreamName) -> None:
+        self._ingests.pop(name).close()
+        self.hub.remove(name)
+        self.logs.forget(name)
 
     def stop_after(self, first: Sequence[Deferred[Any]]) -> Deferred[None]:
         for ingest in self._ingests.values():
@@ -115,7 +143,8 @@ class StoringNode(Node):
         return super().stop_after(first).addCallback(lambda _: self.logs.close())
 
     def _timeline(self, stream: LiveStream) -> Timeline:
-        """The stream's clock goes on where its log ends."""
-        if stream.log.end == 0 and stream.log.end_time_ms == 0:
+        """The stream's clock goes on where its log ends, or where its copies do if the log was lost."""
+        last_ms = max(stream.log.end_time_ms, self.reported_ms.get(stream.name, 0))
+        if stream.log.end == 0 and last_ms == 0:
             return Timeline()
-        return Timeline.resume(stream.log.end_time_ms, int(self.clock.seconds() * 1000))
+        return Timeline.resume(last_ms, int(self.clock.seconds() * 1000))

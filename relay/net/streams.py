@@ -38,6 +38,7 @@ class LiveStream:
         self.viewers: dict[Viewer, None] = {}
         self.is_live = False
         self.source = ""  # who feeds it, in words, for people
+        self.idle_since = clock.seconds()  # when it was last live, or came to be here
         self.bits_per_second = 0.0
         self.skips = 0
         self.evictions = 0
@@ -138,6 +139,9 @@ class Hub:
         self._waiting: dict[StreamName, list[Deferred[LiveStream]]] = {}
         self._observers: list[Observer] = []
 
+    def __len__(self) -> int:
+        return len(self._streams)
+
     def __iter__(self) -> Iterator[LiveStream]:
         return iter(list(self._streams.values()))
 
@@ -181,6 +185,7 @@ class Hub:
         stream.source = source
         if stream.is_live != is_live:
             stream.is_live = is_live
+            stream.idle_since = self.clock.seconds()
             self.tell("changed", stream)
 
     def when_joinable(self, name: StreamName) -> Deferred[LiveStream]:

@@ -16,6 +16,7 @@ from twisted.python import usage
 
 from relay.errors import ConfigError, NameRefused
 from relay.names import StreamName
+from relay.net.control import CatalogueEntry
 from relay.net.failover import Upstream
 from relay.net.ingest import Publication, SecondPublisher
 from relay.net.node import NodeSettings
@@ -90,8 +91,10 @@ class Origin(StoringNode):
         self._reactor = clock
         self.pulls: list[Pull] = []
         self.control.on_ahead = self._replica_is_ahead
+        self.control.on_report = self._replica_reports
 
     def startService(self) -> None:
+        self.expire()
         for name in self.logs.names():
             self.ingest(name)
         super().startService()
@@ -119,6 +122,10 @@ class Origin(StoringNode):
         """Normal while the store takes bytes."""
         why = self.storage_problems()
         return ("degraded" if why else "normal"), why
+
+    def _replica_reports(self, entry: CatalogueEntry) -> None:
+        if entry.name in self.reported_ms or len(self.reported_ms) < self.limits.streams:
+            self.reported_ms[entry.name] = max(entry.time_ms, self.reported_ms.get(entry.name, 0))
 
     def _replica_is_ahead(self, stream: LiveStream, offset: int) -> None:
         """A copy has bytes that were lost here: this log must not go on at offsets that it has used before."""
