@@ -39,7 +39,7 @@ from relay.net.admission import Admission
 from relay.net.backends import Backend, BackendPool
 from relay.net.holding import DepartureWatch, WaitingRoom
 from relay.net.joining import Splicer
-from relay.net.legs import Side, can_half_close
+from relay.net.legs import can_half_close
 from relay.net.proxy import SESSION_ID_BYTES, ProxyAddress, make_header
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
 
@@ -60,7 +60,6 @@ class LegProtocol(Protocol):
     """Either side of a pair, as Twisted sees it: paused until joined, then a messenger to the pair."""
 
     transport: Any
-    side: Side
     pair: Any = None
 
     def connectionMade(self) -> None:
@@ -72,32 +71,30 @@ class LegProtocol(Protocol):
         self.pair = pair
         early, self._early = self._early, []
         for data in early:
-            pair.received(self.side, data)
+            pair.received(self.transport, data)
 
     def dataReceived(self, data: bytes) -> None:
         if self.pair is None:
             self._early.append(data)  # what a TLS transport had decrypted when it was paused, one read at most
         else:
-            self.pair.received(self.side, data)
+            self.pair.received(self.transport, data)
 
     def readConnectionLost(self) -> None:
         if self.pair is None:
             self.transport.loseConnection()
         else:
-            self.pair.read_ended(self.side)
+            self.pair.read_ended(self.transport)
 
     def writeConnectionLost(self) -> None:
         """Our own FIN is out: nothing to do."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.pair is not None:
-            self.pair.lost(self.side)
+            self.pair.lost(self.transport)
 
 
 class BackendConnection(LegProtocol):
     """Our connection to an aggregator, for one viewer."""
-
-    side = Side.BACKEND
 
     def __init__(self, header: bytes) -> None:
         self._header = header
@@ -122,8 +119,6 @@ class BackendFactory(Factory):
 
 class ViewerConnection(LegProtocol):
     """One viewer.  Its search for a backend is a coroutine that ends with it."""
-
-    side = Side.VIEWER
 
     def __init__(self, balancer: BalancerFactory, host: str) -> None:
         self.host = host

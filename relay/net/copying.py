@@ -15,11 +15,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IPushProducer, ITransport
+from zope.interface import implementer
 
 from relay.limits import Limits
-from relay.net.legs import Side, can_half_close
+from relay.net.legs import can_half_close
 from relay.net.splice import SpliceOwner
+
+
+@implementer(IPushProducer)
+class _Source:
+    """A transport as the other's producer.  Not itself: a transport that is lost stops its producer, which is to close it.
+
+    That would take the viewer along with its backend, whatever the owner wants.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def pauseProducing(self) -> None:
+        self._transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The sink is lost; its protocol says so to the pair."""
 
 
 class CopyPair:
@@ -50,10 +71,10 @@ class CopyPair:
         self.detach_backend()
         self._backend = backend
         self.attached_at = self.to_viewer
-        self._viewer.registerProducer(backend, True)
-        backend.registerProducer(self._viewer, True)  # type: ignore[attr-defined]
+        self._viewer.registerProducer(_Source(backend), True)
+        self._backend.registerProducer(_Source(self._viewer), True)
         self._viewer.resumeProducing()
-        backend.resumeProducing()  # type: ignore[attr-defined]
+        self._backend.resumeProducing()
         if self.has_viewer_ended:
             self._end_writing(backend)
 
@@ -63,22 +84,24 @@ class CopyPair:
             self._part(backend)
             backend.abortConnection()
 
-    def received(self, side: Side, data: bytes) -> None:
+    def received(self, transport: ITransport, data: bytes) -> None:
         if self.is_over:
             return
-        if side is Side.BACKEND and self._backend is not None and not self._is_finishing:
+        if transport is self._backend:
             self.to_viewer += len(data)
             self._viewer.write(data)
-        elif side is Side.VIEWER and self._backend is not None:
+        elif transport is self._viewer and self._backend is not None:
             self.to_backend += len(data)
             self._backend.write(data)
 
-    def read_ended(self, side: Side) -> None:
+    def read_ended(self, transport: ITransport) -> None:
         if self.is_over:
             return
-        if side is Side.BACKEND:
+        if transport is self._backend:
             self._viewer.unregisterProducer()
             self._owner.backend_lost(self, "backend_closed")
+            return
+        if transport is not self._viewer:
             return
         self.outcome = self.outcome or "viewer_closed"
         self.has_viewer_ended = True
@@ -87,13 +110,13 @@ class CopyPair:
         else:
             self._end_writing(self._backend)
 
-    def lost(self, side: Side) -> None:
+    def lost(self, transport: ITransport) -> None:
         if self.is_over:
             return
-        if side is Side.VIEWER:
+        if transport is self._viewer:
             self.outcome = self.outcome or "viewer_closed"
             self._end()
-        elif self._backend is not None:
+        elif transport is self._backend:
             backend, self._backend = self._backend, None
             self._part(backend)
             if not self._is_finishing:

@@ -6,6 +6,7 @@ sweep compares counters, so that a read costs no timer.  Called by :mod:`relay.n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
@@ -26,6 +27,7 @@ class Splicer:
         reactor: watches the sockets.
         clock: measures the limits; the reactor, but for tests.
         read_low_water: see :class:`relay.net.splice.SplicePair`.
+        can_splice: whether the kernel may move a transport's bytes; if not, they are copied.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Splicer:
         clock: IReactorTime | None = None,
         pipes: PipePool | None = None,
         read_low_water: int = 1,
+        can_splice: Callable[[ITransport], bool] = can_splice,
     ) -> None:
         self.pipes = pipes if pipes is not None else PipePool()
         self.pairs: set[JoinedPair] = set()
@@ -43,6 +46,7 @@ class Splicer:
         self._clock: IReactorTime = clock if clock is not None else reactor
         self._limits = limits
         self._read_low_water = read_low_water
+        self._can_splice = can_splice
         self._closed_bytes = [0, 0]
         self._sweeping: IDelayedCall | None = None
 
@@ -61,7 +65,7 @@ class Splicer:
         now = self._clock.seconds()
         watched = _Watched(self, owner)
         pair: JoinedPair
-        if can_splice(viewer) and can_splice(backend):
+        if self._can_splice(viewer) and self._can_splice(backend):
             pair = SplicePair(
                 viewer,
                 backend,

@@ -6,7 +6,6 @@ Owns the system calls and the reactor's registrations.  What an end or a failure
 
 from __future__ import annotations
 
-import enum
 import errno
 import fcntl
 import os
@@ -34,13 +33,6 @@ ROUNDS = 8
 _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 # tcpi_state, the first byte of TCP_INFO, after the peer's FIN or reset (linux/tcp_states.h)
 _TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK = 7, 8, 9
-
-
-class Side(enum.Enum):
-    """Which leg of a pair."""
-
-    VIEWER = "viewer"
-    BACKEND = "backend"
 
 
 class Pair(Protocol):
@@ -122,16 +114,12 @@ class Leg:
         "outgoing",
         "pair",
         "reactor",
-        "side",
         "transport",
     )
 
-    def __init__(
-        self, pair: Pair, side: Side, transport: Any, *, reactor: IReactorFDSet, incoming: Flow, outgoing: Flow
-    ) -> None:
+    def __init__(self, pair: Pair, transport: Any, *, reactor: IReactorFDSet, incoming: Flow, outgoing: Flow) -> None:
         self.reactor = reactor
         self.pair = pair
-        self.side = side
         self.transport = transport
         self.incoming = incoming
         self.outgoing = outgoing

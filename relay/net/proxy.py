@@ -64,7 +64,7 @@ _ADDRESS_BYTES = {
     0x31: 216,  # UNIX stream
     0x32: 216,  # UNIX datagram
 }
-_PORT = re.compile(r"0|[1-9][0-9]{0,4}\Z")
+_PORT = re.compile(r"(?:0|[1-9][0-9]{0,4})\Z")
 
 
 class Family(enum.IntEnum):

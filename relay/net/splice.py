@@ -41,7 +41,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import ITransport
 
 from relay.limits import Limits
-from relay.net.legs import Flow, Leg, Side, has_peer_ended, unacknowledged
+from relay.net.legs import Flow, Leg, has_peer_ended, unacknowledged
 from relay.net.pipes import PipePool
 
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -76,14 +76,17 @@ class JoinedPair(Protocol):
     def has_viewer_ended(self) -> bool:
         """Has the viewer sent FIN?"""
 
-    def received(self, side: Side, data: bytes) -> None:
-        """The protocol of this leg was given bytes."""
+    # What the protocols must say.  They name the transport, since the last word of a backend that was let go may come
+    # when the next one is there.
 
-    def read_ended(self, side: Side) -> None:
-        """The protocol of this leg was told of the peer's FIN."""
+    def received(self, transport: ITransport, data: bytes) -> None:
+        """Bytes came."""
 
-    def lost(self, side: Side) -> None:
-        """The protocol of this leg lost its connection."""
+    def read_ended(self, transport: ITransport) -> None:
+        """The peer's FIN came."""
+
+    def lost(self, transport: ITransport) -> None:
+        """The connection is lost."""
 
     def attach_backend(self, backend: ITransport) -> None:
         """Join another backend; the one before is gone or is let go."""
@@ -139,7 +142,7 @@ class SplicePair:
         self._progress: int | None = None
         self._progress_at = now
         self._backend: Leg | None = None
-        self._viewer = Leg(self, Side.VIEWER, viewer, reactor=reactor, incoming=self._up, outgoing=self._down)
+        self._viewer = Leg(self, viewer, reactor=reactor, incoming=self._up, outgoing=self._down)
         self._up.source = self._down.sink = self._viewer
         self.attach_backend(backend)
 
@@ -155,6 +158,11 @@ class SplicePair:
     def has_viewer_ended(self) -> bool:
         return self._up.is_ended
 
+    @property
+    def held(self) -> int:
+        """Bytes in the pipes, on their way in either direction."""
+        return self._down.held + self._up.held
+
     # the owner's side
 
     def attach_backend(self, backend: ITransport) -> None:
@@ -162,7 +170,7 @@ class SplicePair:
         self.detach_backend()
         self.attached_at = self.to_viewer
         self._down.is_source_done = False
-        self._backend = Leg(self, Side.BACKEND, backend, reactor=self._reactor, incoming=self._down, outgoing=self._up)
+        self._backend = Leg(self, backend, reactor=self._reactor, incoming=self._down, outgoing=self._up)
         if self._read_low_water > 1:
             handle = self._backend.transport.getHandle()
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._read_low_water)
@@ -196,8 +204,9 @@ class SplicePair:
     def check(self, now: float) -> None:
         """A pair may rest for ``splice_idle_seconds``; one that is to end, for ``close_seconds``."""
         progress = self.to_viewer + self.to_backend
-        if self._is_finishing:
+        if self._is_finishing or self._down.held:  # the socket may take no more for long while the viewer takes a lot
             progress -= unacknowledged(self._viewer.transport.getHandle())
+        if self._is_finishing:
             self._finish_by = self._finish_by or now + self._limits.splice_idle_seconds
             if now >= self._finish_by:  # a viewer that takes its last bytes one by one
                 self._end(is_clean=False)
@@ -215,19 +224,19 @@ class SplicePair:
 
     # the protocols' side: a spliced transport reads nothing itself, so only a lost connection is news
 
-    def received(self, side: Side, data: bytes) -> None:
+    def received(self, transport: ITransport, data: bytes) -> None:
         """Read by the transport after we gave it back for closing; nobody waits for it."""
 
-    def read_ended(self, side: Side) -> None:
+    def read_ended(self, transport: ITransport) -> None:
         """As with :meth:`received`."""
 
-    def lost(self, side: Side) -> None:
-        """Somebody else closed the transport."""
+    def lost(self, transport: ITransport) -> None:
+        """News when somebody else closed the transport."""
         if self.is_over:
             return
-        if side is Side.VIEWER:
+        if transport is self._viewer.transport:
             self.source_failed(self._up, errno.ECONNRESET)
-        elif self._backend is not None:
+        elif self._backend is not None and transport is self._backend.transport:
             self.source_failed(self._down, errno.ECONNRESET)
 
     # the flows' side

@@ -1,0 +1,197 @@
+"""Which backend a viewer gets: the health rule, the policies, suspicion after failed connects."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.errors import ConfigError
+from relay.net.backends import LAST_RETRY_SECONDS, Backend, BackendPool, BackendState, Policy
+
+UP, DEGRADED, DOWN, DRAINING = BackendState.UP, BackendState.DEGRADED, BackendState.DOWN, BackendState.DRAINING
+
+
+def make_pool(*names, policy=Policy.ANY, clock=None):
+    return BackendPool([Backend(name, None) for name in names], (clock or Clock()).seconds, policy)
+
+
+def picks(pool, count=12, **arguments):
+    picked = (pool.pick("192.0.2.7", **arguments) for _ in range(count))
+    return Counter(backend.name if backend is not None else None for backend in picked)
+
+
+class HealthTests(SynchronousTestCase):
+    def setUp(self):
+        self.pool = make_pool("one", "two", "three")
+
+    def test_all_normal_are_picked_in_turn(self):
+        """Round robin is the default."""
+        self.assertEqual({"one": 4, "two": 4, "three": 4}, picks(self.pool))
+
+    def test_degraded_one_gets_nobody_while_another_is_normal(self):
+        """As when B1 fails: new viewers go to aggregator 2 alone."""
+        self.pool.set_state("one", DEGRADED, "b1 is lost")
+        self.pool.set_state("two", DOWN)
+        self.assertEqual({"three": 12}, picks(self.pool))
+
+    def test_mended_one_serves_again(self):
+        """As when B1 is mended."""
+        self.pool.set_state("one", DEGRADED, "b1 is lost")
+        self.pool.set_state("one", UP)
+        self.assertEqual(4, picks(self.pool)["one"])
+
+    def test_degraded_ones_serve_when_none_is_normal(self):
+        """Most streams are better than none."""
+        self.pool.set_state("one", DEGRADED)
+        self.pool.set_state("two", DEGRADED)
+        self.pool.set_state("three", DOWN)
+        self.assertEqual({"one": 6, "two": 6}, picks(self.pool))
+
+    def test_down_and_draining_ones_get_nobody(self):
+        """Then the viewer is held."""
+        self.pool.set_state("one", DOWN)
+        self.pool.set_state("two", DRAINING)
+        self.pool.set_state("three", DRAINING)
+        self.assertEqual({None: 12}, picks(self.pool))
+        self.assertFalse(self.pool.has_usable())
+
+    def test_pinned_viewer_gets_that_one_or_none(self):
+        """Degraded too; never another."""
+        self.pool.set_state("one", DEGRADED)
+        self.assertEqual({"one": 12}, picks(self.pool, pin="one"))
+        self.pool.set_state("one", DRAINING)
+        self.assertEqual({None: 12}, picks(self.pool, pin="one"))
+        self.assertEqual({None: 12}, picks(self.pool, pin="nobody"))
+
+    def test_one_that_was_just_tried_is_left_out(self):
+        """The rest of the rule holds for the others."""
+        self.assertEqual({"two": 6, "three": 6}, picks(self.pool, without=[self.pool.backends["one"]]))
+
+    def test_two_of_one_name_are_refused(self):
+        """They could not be told apart."""
+        with self.assertRaises(ConfigError):
+            make_pool("one", "one")
+
+    def test_change_is_told_to_the_observers_once(self):
+        """The same state again is no change."""
+        calls = []
+        observer = lambda: calls.append(1)  # noqa: E731
+        self.pool.add_observer(observer)
+        self.pool.set_state("one", DOWN, "silent")
+        self.pool.set_state("one", DOWN, "silent")
+        self.pool.set_state("one", UP)
+        self.pool.remove_observer(observer)
+        self.pool.set_state("one", DOWN)
+        self.assertEqual(2, len(calls))
+
+
+class PolicyTests(SynchronousTestCase):
+    def test_least_viewers_goes_to_the_emptiest(self):
+        """Equals take turns."""
+        pool = make_pool("one", "two", "three", policy=Policy.LEAST_VIEWERS)
+        pool.backends["one"].viewers = 1
+        self.assertEqual({"two": 6, "three": 6}, picks(pool))
+
+    def test_source_hash_spreads_addresses_evenly(self):
+        """Within a third of the mean for 3,000 addresses on three backends."""
+        pool = make_pool("one", "two", "three", policy=Policy.SOURCE_HASH)
+        counts = Counter(pool.pick(f"10.0.{n >> 8}.{n & 255}").name for n in range(3000))
+        for name, count in counts.items():
+            self.assertTrue(667 < count < 1333, f"{name}: {count}")
+
+
+class SuspicionTests(SynchronousTestCase):
+    def setUp(self):
+        self.clock = Clock()
+        self.clock.advance(1000)
+        self.pool = make_pool("one", "two", clock=self.clock)
+        self.one = self.pool.backends["one"]
+
+    def fail(self):
+        return self.pool.note_failure(self.one, self.clock.seconds())
+
+    def test_failed_connect_leaves_the_backend_out_for_a_time_that_doubles(self):
+        """0.1 s, 0.2 s ... 5 s."""
+        delays = []
+        for _ in range(8):
+            self.fail()
+            delays.append(round(self.one.retry_at - self.clock.seconds(), 3))
+            self.assertEqual({"two": 12}, picks(self.pool))
+            self.clock.advance(delays[-1] + 0.001)
+        self.assertEqual([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0], delays)
+
+    def test_one_viewer_alone_tries_a_suspect(self):
+        """Until he knows, or it is clear that he never will."""
+        self.fail()
+        self.clock.advance(0.2)
+        self.assertEqual({"one": 1, "two": 11}, picks(self.pool))
+        self.clock.advance(LAST_RETRY_SECONDS)
+        self.assertEqual({"one": 1, "two": 11}, picks(self.pool))
+
+    def test_connects_that_fail_together_count_once(self):
+        """A thousand viewers dialing a machine that dies are one failure."""
+        began = self.clock.seconds()
+        self.clock.advance(2)
+        self.assertEqual([True, False, False], [self.pool.note_failure(self.one, began) for _ in range(3)])
+        self.assertEqual(1, self.one.connect_failures)
+
+    def test_success_clears_the_suspicion_and_is_told(self):
+        """Those who are held can come."""
+        calls = []
+        self.pool.add_observer(lambda: calls.append(1))
+        self.fail()
+        self.assertFalse(self.pool.has_proven("one"))
+        self.pool.note_success(self.one)
+        self.pool.note_success(self.one)
+        self.assertEqual(([1], True), (calls, self.pool.has_proven("one")))
+
+    def test_new_state_from_outside_clears_the_suspicion(self):
+        """The control connection knows better than an old failure."""
+        self.fail()
+        self.pool.set_state("one", DOWN)
+        self.pool.set_state("one", UP)
+        self.assertEqual({"one": 6, "two": 6}, picks(self.pool))
+
+    def test_next_retry_is_that_of_the_first_suspect_that_may_come(self):
+        """A backend that is down is not waited for."""
+        self.assertIsNone(self.pool.next_retry())
+        self.fail()
+        self.assertEqual(self.one.retry_at, self.pool.next_retry())
+        self.pool.set_state("one", DOWN)
+        self.assertIsNone(self.pool.next_retry())
+
+
+names = st.lists(st.text("abcdefgh0123", min_size=1, max_size=6), min_size=2, max_size=8, unique=True)
+addresses = st.lists(st.ip_addresses().map(str), min_size=1, max_size=30)
+
+
+@given(names=names, addresses=addresses, data=st.data())
+@settings(deadline=None)
+def test_source_hash_moves_only_the_viewers_of_a_lost_backend(names, addresses, data):
+    """The others keep theirs, whatever the order of the configuration; when it is back, all is as before."""
+    pool = make_pool(*names, policy=Policy.SOURCE_HASH)
+    before = {address: pool.pick(address).name for address in addresses}
+    lost = data.draw(st.sampled_from(names))
+    pool.set_state(lost, DOWN)
+    for address, name in before.items():
+        after = pool.pick(address).name
+        assert after != lost
+        assert name in (lost, after)
+    pool.set_state(lost, UP)
+    assert before == {address: pool.pick(address).name for address in addresses}
+    shuffled = make_pool(*data.draw(st.permutations(names)), policy=Policy.SOURCE_HASH)
+    assert before == {address: shuffled.pick(address).name for address in addresses}
+
+
+@given(states=st.lists(st.sampled_from(BackendState), min_size=1, max_size=6), policy=st.sampled_from(Policy))
+@settings(deadline=None)
+def test_pick_follows_the_health_rule_in_every_state(states, policy):
+    """A normal one if there is one, else a degraded one if there is one, else none."""
+    pool = make_pool(*(str(n) for n in range(len(states))), policy=policy)
+    for name, state in enumerate(states):
+        pool.set_state(str(name), state)
+    picked = pool.pick("192.0.2.7")
+    best = UP if UP in states else DEGRADED if DEGRADED in states else None
+    assert best == (picked.state if picked is not None else None)
