@@ -35,12 +35,12 @@ class LimitExceeded(RemoteProtocolError):
         self.field = field
         self.allowed = allowed
         self.seen = seen
-        asked = "more" if seen is None else f"{seen:g}"
-        super().__init__(
-            f"{field}: {asked} than the allowed {allowed:g}"
-            if seen is None
-            else f"{field}: {asked} is over {allowed:g}"
-        )
+        is_minimum = field.endswith("_min")
+        if seen is None:
+            words = f"{'less' if is_minimum else 'more'} than the allowed {allowed:g}"
+        else:
+            words = f"{seen:g} is {'under' if is_minimum else 'over'} {allowed:g}"
+        super().__init__(f"{field}: {words}")
 
 
 class NameRefused(RemoteProtocolError):

@@ -23,6 +23,8 @@ from relay.rtmp.client import ClientSession
 from relay.rtmp.events import Connected, ConnectRejected, Event, HandshakeDone, StreamCreated
 from relay.rtmp.handshake import NONCE_BYTES
 
+NODE_MESSAGES_PER_SECOND = 100_000  # a neighbour may report on thousands of streams at once
+
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
@@ -109,6 +111,8 @@ class RtmpClientProtocol(Protocol):
         try:
             for event in self.session.receive_data(data, self.heard_at):
                 self._handle(event)
+                if self._outcome:
+                    return
             self.read_done()
         except RemoteProtocolError as error:
             self.log.warn("{host}: {error}", host=host_of(self.transport), error=str(error))
@@ -128,6 +132,8 @@ class RtmpClientProtocol(Protocol):
             session.connect(self._app, self._tc_url, properties)
         elif isinstance(event, Connected):
             self._recognize(event.properties)
+            if self.peer_node is not None:
+                self.session.allow_control_messages(NODE_MESSAGES_PER_SECOND)
             self.accepted(event.properties)
         elif isinstance(event, ConnectRejected):
             self.log.warn(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,11 +32,13 @@ from relay.limits import Limits
 from relay.names import StreamName, split_query
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
+from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import Form, RtmpForm, Viewer
 from relay.rtmp import events
 from relay.rtmp.handshake import NONCE_BYTES
+from relay.rtmp.messages import MEDIA_MESSAGE_STREAM_ID
 from relay.rtmp.server import ServerSession
 
 if TYPE_CHECKING:
@@ -94,10 +96,7 @@ class RtmpServerProtocol(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         self._heard_at = self.node.clock.seconds()
         try:
-            for event in self.session.receive_data(data, self._heard_at):
-                self._handle(event)
-                if self._outcome:
-                    return
+            self._handle_all(self._events(data))
         except ProtocolError as error:
             self.log.warn("{peer}: {error}", peer=self.peer, error=str(error))
             self.close("limit" if isinstance(error, LimitExceeded) else "protocol_error")
@@ -105,6 +104,20 @@ class RtmpServerProtocol(TwistedProtocol):
         for publication in self._publications.values():
             publication.flush()
         self.flush()
+
+    def _events(self, data: bytes) -> Iterator[events.Event]:
+        """What the session makes of these bytes; an error comes after what was whole before it."""
+        try:
+            yield from self.session.receive_data(data, self._heard_at)
+        except RemoteProtocolError:
+            yield from self.session.undelivered
+            raise
+
+    def _handle_all(self, happened: Iterator[events.Event]) -> None:
+        for event in happened:
+            self._handle(event)
+            if self._outcome:
+                return
 
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
         self._set_timer(None)
@@ -183,6 +196,7 @@ class RtmpServerProtocol(TwistedProtocol):
             self.session.accept_connect(request)
         else:
             tune(self.transport, NODE_TIMEOUT_MS)
+            self.session.allow_control_messages(NODE_MESSAGES_PER_SECOND)
             self.session.accept_connect(request, identity.properties("server", *nonces))
         self.app = request.app
 
@@ -224,6 +238,8 @@ class RtmpServerProtocol(TwistedProtocol):
         try:
             if self._publications or self.viewer is not None or self._waiting is not None:
                 raise NameRefused("this connection is in use")
+            if request.message_stream_id != MEDIA_MESSAGE_STREAM_ID:
+                raise NameRefused("play on the first stream that createStream gives")
             name = StreamName(_app(self.app), name_text.removesuffix(".flv"))
         except NameRefused as refusal:
             self._refuse_play(request, "NetStream.Play.Failed", str(refusal))
