@@ -20,13 +20,15 @@ ANSWER_BYTES = 4 << 20
 """1,000 streams (``Limits.streams``) at 300 bytes each are a tenth of it."""
 
 
-def fetch(reactor: Any, endpoint: IStreamClientEndpoint, path: str, seconds: float) -> Deferred[bytes]:
+def fetch(
+    reactor: Any, endpoint: IStreamClientEndpoint, path: str, seconds: float, limit: int = ANSWER_BYTES
+) -> Deferred[bytes]:
     """The body of a 200 answer.  Cancel it to give up.
 
     Fails with: what the endpoint fails with; ``RemoteProtocolError`` (another status, bad HTTP, an end in the middle);
-    ``LimitExceeded`` (a body that is too long); ``twisted.internet.defer.TimeoutError`` after ``seconds``.
+    ``LimitExceeded`` (a body over ``limit`` bytes); ``twisted.internet.defer.TimeoutError`` after ``seconds``.
     """
-    protocol = _GetProtocol(path)
+    protocol = _GetProtocol(path, limit)
     factory = _GetFactory(protocol)
 
     async def converse() -> bytes:
@@ -52,9 +54,10 @@ class _GetFactory(Factory):
 class _GetProtocol(Protocol):
     """Asks when connected; ``body`` fires once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limit: int) -> None:
         self.body: Deferred[bytes] = Deferred()
         self._path = path
+        self._limit = limit
         self._http = h11.Connection(h11.CLIENT)
         self._content = bytearray()
 
@@ -96,8 +99,8 @@ class _GetProtocol(Protocol):
             self._fail(RemoteProtocolError(f"status {event.status_code}"))
         elif isinstance(event, h11.Data):
             self._content += event.data
-            if len(self._content) > ANSWER_BYTES:
-                self._fail(LimitExceeded("ANSWER_BYTES", ANSWER_BYTES))
+            if len(self._content) > self._limit:
+                self._fail(LimitExceeded("answer bytes", self._limit))
         elif isinstance(event, h11.EndOfMessage):
             self.body.callback(bytes(self._content))
         elif isinstance(event, h11.ConnectionClosed):

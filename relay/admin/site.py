@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
 import attrs
 from twisted.web import http
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
 IDLE_SECONDS = 60
 """A kept-alive connection with no request; a browser with the page open asks each second."""
@@ -110,10 +111,25 @@ class RoutedResource(Resource):
         return route(request)
 
 
+class _Nowhere(BytesIO):
+    """Takes bytes and forgets them."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+class AdminRequest(Request):
+    """Nothing here wants a request's body; twisted.web would keep one of any length in a temporary file."""
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = _Nowhere()
+
+
 class AdminSite(Site):
     """A site that doesn't log each request: a health check a second is no news."""
 
     displayTracebacks = False
+    requestFactory = AdminRequest
 
     def log(self, request: Any) -> None:
         """No access log."""

@@ -1,0 +1,239 @@
+"""The admin site of one node: what a load balancer's check, Prometheus, a script and a browser get."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay import __version__
+from relay.admin.node import make_site
+from relay.admin.site import AdminRequest
+from relay.admin.views import Health, Metric
+from tests.admin.views import FixedView, Reply, ask, clock, parse, send
+
+PAGES = ("/", "/healthz", "/metrics", "/api/v1/node", "/api/v1/streams", "/api/v1/links", "/page.css", "/page.js")
+
+
+def observed_request(kept: list[int]) -> type[AdminRequest]:
+    """Requests that note how much of their body is there when it has been read."""
+
+    class Observed(AdminRequest):
+        def process(self) -> None:
+            kept.append(len(self.content.getvalue()))
+            super().process()
+
+    return Observed
+
+
+class SiteTestCase(SynchronousTestCase):
+    """A site for :class:`FixedView`."""
+
+    def setUp(self) -> None:
+        self.view = FixedView()
+        self.site = make_site(self.view, clock())
+
+    def get(self, path: str, **how: str) -> Reply:
+        return ask(self.site, path, **how)
+
+
+class HealthTests(SiteTestCase):
+    """``/healthz``, which keepalived and other checks ask."""
+
+    def test_normal_is_200(self) -> None:
+        reply = self.get("/healthz")
+        self.assertEqual((200, {"state": "normal", "why": []}), (reply.status, reply.json))
+
+    def test_degraded_and_down_are_503_with_reasons(self) -> None:
+        """A check that reads only the status takes either for a reason to send nobody here."""
+        for state in ("degraded", "down"):
+            self.view.state = Health(state, ["pair a: a1 is down (silent)"])
+            reply = self.get("/healthz")
+            self.assertEqual(
+                (503, {"state": state, "why": ["pair a: a1 is down (silent)"]}), (reply.status, reply.json)
+            )
+
+
+class ApiTests(SiteTestCase):
+    """``/api/v1``."""
+
+    def test_node_says_everything_at_once(self) -> None:
+        """Whoever draws a cluster asks each node once."""
+        node = self.get("/api/v1/node").json
+        self.assertEqual(
+            ("agg1", "aggregator", __version__, "normal", [], 3),
+            tuple(node[key] for key in ("name", "tier", "version", "state", "why", "viewers")),
+        )
+        self.assertEqual(self.get("/api/v1/streams").json, node["streams"])
+        self.assertEqual(self.get("/api/v1/links").json, node["links"])
+
+    def test_streams_say_how_far_this_node_is(self) -> None:
+        self.assertEqual(
+            [
+                {
+                    "name": "live/demo",
+                    "epoch": 7,
+                    "start": 100,
+                    "end": 1100,
+                    "bitrate_bps": 250_000.0,
+                    "viewers": 3,
+                    "source": "rtmp://127.0.0.1:5000",
+                    "is_live": True,
+                }
+            ],
+            self.get("/api/v1/streams").json,
+        )
+
+    def test_links_keep_their_order(self) -> None:
+        """The preferred neighbour is the first."""
+        self.assertEqual(
+            [
+                {"name": "a1", "endpoint": "tcp:127.0.0.1:1941", "state": "up", "why": ""},
+                {"name": "a2", "endpoint": "tcp:127.0.0.1:1942", "state": "down", "why": "silent"},
+            ],
+            self.get("/api/v1/links").json,
+        )
+
+    def test_answers_are_read_afresh(self) -> None:
+        """Nothing is cached between requests."""
+        self.assertEqual(1, len(self.get("/api/v1/streams").json))
+        self.view.all_streams = ()
+        self.assertEqual([], self.get("/api/v1/streams").json)
+        self.assertEqual("no-store", self.get("/api/v1/streams").headers["cache-control"])
+
+
+class MetricsTests(SiteTestCase):
+    """``/metrics``."""
+
+    def samples(self) -> dict[str, float]:
+        found = {}
+        for family in text_string_to_metric_families(self.get("/metrics").body.decode()):
+            self.assertTrue(family.documentation, f"{family.name} has no help")
+            for sample in family.samples:
+                labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}"] = sample.value
+        return found
+
+    def test_node_and_streams_are_measured(self) -> None:
+        samples = self.samples()
+        expected = {
+            f"relay_node_info{{node=agg1,tier=aggregator,version={__version__}}}": 1,
+            "relay_node_state{state=normal}": 1,
+            "relay_node_state{state=down}": 0,
+            "relay_viewers{}": 3,
+            "relay_stream_live{stream=live/demo}": 1,
+            "relay_stream_start_bytes{epoch=7,stream=live/demo}": 100,
+            "relay_stream_end_bytes{epoch=7,stream=live/demo}": 1100,
+            "relay_stream_bits_per_second{stream=live/demo}": 250_000,
+            "relay_stream_viewers{stream=live/demo}": 3,
+            "relay_link_up{endpoint=tcp:127.0.0.1:1941,link=a1}": 1,
+            "relay_link_up{endpoint=tcp:127.0.0.1:1942,link=a2}": 0,
+        }
+        self.assertEqual(expected, {name: samples.get(name) for name in expected})
+
+    def test_what_only_a_tier_counts_is_there_too(self) -> None:
+        """Counters end in ``_total``; gauges do not."""
+        self.view.all_metrics = (
+            Metric(name="missing_bytes", help="Bytes nobody had.", values={"": 12}),
+            Metric(name="connections_closed", help="By how.", values={"closed": 4, "evicted": 1}, label="outcome"),
+            Metric(name="held_viewers", help="Waiting.", values={"": 2}, is_counter=False),
+        )
+        samples = self.samples()
+        expected = {
+            "relay_missing_bytes_total{}": 12,
+            "relay_connections_closed_total{outcome=closed}": 4,
+            "relay_connections_closed_total{outcome=evicted}": 1,
+            "relay_held_viewers{}": 2,
+        }
+        self.assertEqual(expected, {name: samples.get(name) for name in expected})
+
+    def test_memory_of_the_process_is_there(self) -> None:
+        self.assertGreater(self.samples()["process_resident_memory_bytes{}"], 1 << 20)
+
+    def test_two_nodes_of_one_process_do_not_mix(self) -> None:
+        """Nothing is registered globally."""
+        other = make_site(FixedView(name="agg2", all_streams=()), clock())
+        self.assertNotIn(b"live/demo", ask(other, "/metrics").body)
+        self.assertIn(b'node="agg1"', self.get("/metrics").body)
+
+    def test_openmetrics_is_spoken_to_those_who_ask(self) -> None:
+        reply = ask(self.site, "/metrics", headers=["Accept: application/openmetrics-text; version=1.0.0"])
+        self.assertTrue(reply.headers["content-type"].startswith("application/openmetrics-text"))
+        self.assertTrue(reply.body.endswith(b"# EOF\n"))
+
+
+class HttpTests(SiteTestCase):
+    """Methods, paths and headers."""
+
+    def test_every_page_is_there(self) -> None:
+        self.assertEqual([200] * len(PAGES), [self.get(path).status for path in PAGES])
+
+    def test_every_answer_has_the_headers_that_protect_a_browser(self) -> None:
+        """Errors too: they are shown on the same origin."""
+        for reply in (*map(self.get, PAGES), self.get("/nowhere"), self.get("/", method="DELETE")):
+            self.assertIn("default-src 'none'", reply.headers["content-security-policy"])
+            self.assertEqual("nosniff", reply.headers["x-content-type-options"])
+            self.assertEqual("DENY", reply.headers["x-frame-options"])
+            self.assertEqual("relay", reply.headers["server"])
+            self.assertNotIn("access-control-allow-origin", reply.headers)
+
+    def test_unknown_paths_are_404(self) -> None:
+        for path in ("/nowhere", "/api/v1", "/healthz/", "//healthz", "/static/page.css", "/..%2fetc/passwd"):
+            self.assertEqual(404, self.get(path).status, path)
+
+    def test_query_does_not_change_the_page(self) -> None:
+        self.assertEqual(200, self.get("/healthz?verbose=1").status)
+
+    def test_other_methods_are_405_and_change_nothing(self) -> None:
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
+            reply = self.get("/healthz", method=method)
+            self.assertEqual((405, "GET, HEAD"), (reply.status, reply.headers["allow"]), method)
+
+    def test_head_is_get_without_the_body(self) -> None:
+        head, get = self.get("/api/v1/node", method="HEAD"), self.get("/api/v1/node")
+        self.assertEqual((200, b""), (head.status, head.body))
+        self.assertEqual(str(len(get.body)), head.headers["content-length"])
+
+    def test_host_header_decides_nothing(self) -> None:
+        for host in ("relay.example", "127.0.0.1:8081", "[::1]", "evil.example"):
+            self.assertEqual(self.get("/healthz").body, self.get("/healthz", host=host).body)
+
+    def test_head_that_is_too_long_is_cut_off(self) -> None:
+        """twisted.web's own bound holds here."""
+        transport = send(self.site, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 100_000)
+        self.assertEqual((b"", True), (transport.value(), transport.disconnecting))
+
+    def test_body_of_a_request_is_kept_nowhere(self) -> None:
+        """twisted.web would put it into a temporary file, however long it is."""
+        body = b"x" * 200_000
+        head = f"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        kept: list[int] = []
+        self.site.requestFactory = observed_request(kept)
+        self.assertEqual(405, parse(send(self.site, head.encode() + body).value(), "POST").status)
+        self.assertEqual([0], kept)
+
+
+class PageTests(SynchronousTestCase):
+    """The static files."""
+
+    def setUp(self) -> None:
+        folder = files("relay.admin").joinpath("static")
+        self.texts = {file.name: file.read_text() for file in folder.iterdir() if file.is_file()}
+
+    def test_nothing_comes_from_elsewhere(self) -> None:
+        """The page works on a machine without a way out, and tells nobody that it was looked at."""
+        self.assertEqual({"cluster.html", "node.html", "page.css", "page.js"}, set(self.texts))
+        for name, text in self.texts.items():
+            self.assertEqual([], re.findall(r"(?:https?:)?//[a-z0-9]+\.", text), name)
+
+    def test_names_are_never_taken_for_markup(self) -> None:
+        """A stream called <script> is a name."""
+        for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+            self.assertNotIn(forbidden, self.texts["page.js"])
+
+    def test_pages_work_under_the_policy(self) -> None:
+        """No inline script, style or handler: the policy would stop them."""
+        for name in ("cluster.html", "node.html"):
+            self.assertEqual([], re.findall(r"<style|style=|\son[a-z]+=|<script(?! src=)", self.texts[name]), name)

@@ -1,0 +1,143 @@
+"""Asking nodes over real sockets: good answers, bad ones, none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet import reactor
+from twisted.internet.defer import TimeoutError
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relay.admin.fetch import fetch
+from relay.admin.node import make_site
+from relay.admin.polling import NO_PAGE, NOT_ASKED, Answer, Member, NodePoller, read_answer
+from relay.admin.views import Health
+from relay.errors import LimitExceeded, RemoteProtocolError
+from tests.admin.views import FixedView
+from tests.net.peers import eventually
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Canned(Protocol):
+    """Answers any request with the same bytes, and closes; with nothing, it stays silent."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._answer:
+            self.transport.write(self._answer)
+            self.transport.loseConnection()
+
+
+class ServerTestCase(TestCase):
+    """Servers on ports of their own."""
+
+    def serve(self, factory: Factory) -> IStreamClientEndpoint:
+        factory.noisy = False
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    def canned(self, answer: bytes) -> IStreamClientEndpoint:
+        return self.serve(Factory.forProtocol(lambda: Canned(answer)))
+
+    async def closed_port(self) -> IStreamClientEndpoint:
+        """Where nobody listens."""
+        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        number = port.getHost().port
+        await port.stopListening()
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", number)
+
+
+class FetchTests(ServerTestCase):
+    """One GET."""
+
+    async def test_body_of_a_good_answer_is_given(self) -> None:
+        self.assertEqual(b"{}", await fetch(reactor, self.canned(OK), "/", 5))
+
+    async def test_body_that_ends_with_the_connection_is_given(self) -> None:
+        """HTTP/1.0 servers say no length."""
+        self.assertEqual(b"{}", await fetch(reactor, self.canned(b"HTTP/1.0 200 OK\r\n\r\n{}"), "/", 5))
+
+    async def test_bad_answers_are_the_remote_side_fault(self) -> None:
+        for answer in (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}",
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+        ):
+            with self.assertRaises(RemoteProtocolError):
+                await fetch(reactor, self.canned(answer), "/", 5)
+
+    async def test_body_without_end_is_bounded(self) -> None:
+        with self.assertRaises(LimitExceeded):
+            await fetch(reactor, self.canned(b"HTTP/1.0 200 OK\r\n\r\n" + bytes(11)), "/", 5, limit=10)
+
+    async def test_silent_server_is_given_up(self) -> None:
+        """It accepts and reads, as a process stopped by SIGSTOP does."""
+        with self.assertRaises(TimeoutError):
+            await fetch(reactor, self.canned(b""), "/", 0.1)
+
+
+class ReadAnswerTests(SynchronousTestCase):
+    """What counts as a node's answer."""
+
+    def test_other_json_is_refused(self) -> None:
+        for body, error in ((b"[]", TypeError), (b"{}", KeyError), (b"nonsense", ValueError)):
+            self.assertRaises(error, read_answer, body)
+
+
+class NodePollerTests(ServerTestCase):
+    """The last answers."""
+
+    def poll(self, **endpoints: IStreamClientEndpoint | None) -> NodePoller:
+        members = [
+            Member(name=name, tier="origin", listen="", admin_url=None, endpoint=endpoint)
+            for name, endpoint in endpoints.items()
+        ]
+        poller = NodePoller(members, reactor)
+        poller.startService()
+        self.addCleanup(poller.stopService)
+        return poller
+
+    async def state_becomes(self, poller: NodePoller, wanted: Callable[[Answer], bool], name: str = "a1") -> None:
+        await eventually(lambda: wanted(poller.answers[name]))
+
+    async def test_node_is_shown_as_it_describes_itself(self) -> None:
+        """And again a second later, as it is then."""
+        view = FixedView(state=Health("degraded", ["a1 is down"]))
+        poller = self.poll(a1=self.serve(make_site(view, reactor)))
+        self.assertIs(NOT_ASKED, poller.answers["a1"])
+        await self.state_becomes(poller, lambda answer: answer.state == "degraded")
+        self.assertEqual((["a1 is down"], 3), (poller.answers["a1"].why, poller.answers["a1"].viewers))
+        self.assertEqual("live/demo", poller.answers["a1"].streams[0]["name"])
+        view.state = Health()
+        await self.state_becomes(poller, lambda answer: answer.state == "normal")
+
+    async def test_node_that_never_answered_is_starting(self) -> None:
+        """A cluster that has just begun is not shown as broken."""
+        poller = self.poll(a1=await self.closed_port(), o1=self.serve(make_site(FixedView(), reactor)))
+        await self.state_becomes(poller, lambda answer: answer.state == "normal", "o1")
+        self.assertEqual("starting", poller.answers["a1"].state)
+
+    async def test_node_that_answers_no_more_is_down(self) -> None:
+        port = reactor.listenTCP(0, make_site(FixedView(), reactor), interface="127.0.0.1")
+        poller = self.poll(a1=TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port))
+        await self.state_becomes(poller, lambda answer: answer.state == "normal")
+        await port.stopListening()
+        await self.state_becomes(poller, lambda answer: answer.state == "down")
+        self.assertEqual(("nobody listens on its admin endpoint",), poller.answers["a1"].why)
+
+    async def test_hung_node_does_not_hold_up_the_others_and_ends_with_the_poller(self) -> None:
+        """trial finds the connection if it stays."""
+        poller = self.poll(a1=self.canned(b""), o1=self.serve(make_site(FixedView(), reactor)))
+        await self.state_becomes(poller, lambda answer: answer.state == "normal", "o1")
+        self.assertEqual("starting", poller.answers["a1"].state)
+
+    async def test_node_without_admin_endpoint_is_never_asked(self) -> None:
+        self.assertIs(NO_PAGE, self.poll(a1=None).answers["a1"])

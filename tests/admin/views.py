@@ -1,0 +1,104 @@
+"""A node to show, as data, and a way to ask a site without sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import h11
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.server import Site
+
+from relay.admin.views import Health, LinkView, Metric, StreamView
+
+DEMO = StreamView(
+    name="live/demo",
+    epoch=7,
+    start=100,
+    end=1100,
+    bitrate_bps=250_000.0,
+    viewers=3,
+    source="rtmp://127.0.0.1:5000",
+    is_live=True,
+)
+A1 = LinkView(name="a1", endpoint="tcp:127.0.0.1:1941", state="up")
+A2 = LinkView(name="a2", endpoint="tcp:127.0.0.1:1942", state="down", why="silent")
+
+
+@attrs.define
+class FixedView:
+    """A NodeView whose answers are what a test says."""
+
+    name: str = "agg1"
+    tier: str = "aggregator"
+    viewers: int = 3
+    state: Health = attrs.field(factory=Health)
+    all_streams: Sequence[StreamView] = (DEMO,)
+    all_links: Sequence[LinkView] = (A1, A2)
+    all_metrics: Sequence[Metric] = ()
+
+    def health(self) -> Health:
+        return self.state
+
+    def streams(self) -> Sequence[StreamView]:
+        return self.all_streams
+
+    def links(self) -> Sequence[LinkView]:
+        return self.all_links
+
+    def metrics(self) -> Sequence[Metric]:
+        return self.all_metrics
+
+
+@attrs.frozen
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(site: Site, path: str, method: str = "GET", host: str = "localhost", headers: Sequence[str] = ()) -> Reply:
+    """One request over a connection of its own."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
+    return parse(send(site, "\r\n".join(lines).encode()).value(), method)
+
+
+def send(site: Site, data: bytes) -> StringTransport:
+    """A connection over which the bytes came."""
+    channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    transport = StringTransport()
+    channel.makeConnection(transport)
+    channel.dataReceived(data)
+    return transport
+
+
+def parse(data: bytes, method: str = "GET") -> Reply:
+    """Read an answer as a strict client does."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    client.receive_data(b"")
+    response = client.next_event()
+    assert isinstance(response, h11.Response), response
+    body = b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage), event
+    headers = {name.decode(): value.decode() for name, value in response.headers}
+    return Reply(response.status_code, headers, body)
+
+
+def clock() -> Clock:
+    """For a site's timeouts."""
+    return Clock()
