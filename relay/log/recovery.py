@@ -208,7 +208,7 @@ class _EpochRecovery:
             entries = found.entries if found.entries[-1].kind == END else [*found.entries, Entry(END, end)]
             self._directory.write_atomically(index_name(name), encode_entries(entries))
         self.result.segments.append(FileSegment.recovered(self._directory, self._epoch, first, end))
-        self.result.join_points += found.points
+        self.result.join_points += [point for point in found.points if point.offset < end.offset]
 
     def drop_all(self, starts: Sequence[int]) -> None:
         """Remove segments that can't be used."""
