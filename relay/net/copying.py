@@ -25,9 +25,10 @@ from relay.net.splice import SpliceOwner
 
 @implementer(IPushProducer)
 class _Source:
-    """A transport as the other's producer.  Not itself: a transport that is lost stops its producer, which is to close it.
+    """A transport as the other's producer.
 
-    That would take the viewer along with its backend, whatever the owner wants.
+    The transport itself won't do: one that is lost stops its producer, and stopping a transport closes it.  That would
+    take the viewer along with its backend, whatever the owner wants.
     """
 
     def __init__(self, transport: Any) -> None:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.net.backends import BackendPool
-from relay.net.legs import has_peer_ended
+from relay.net.legs import has_peer_ended, was_reset
 
 # Viewers let go together, and the pause before the next of them: 100 every 10 ms are no burst to an aggregator.
 RELEASED_AT_ONCE = 100
@@ -70,7 +70,8 @@ class DepartureWatch:
                 self._handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _judge(self) -> None:
-        if has_peer_ended(self._handle) and (self._is_impatient or not self._has_bytes()):
+        has_ended = has_peer_ended(self._handle) and (self._is_impatient or not self._has_bytes())
+        if has_ended or was_reset(self._handle):
             self.stop()
             self._left()
 
@@ -99,6 +100,7 @@ class WaitingRoom:
         self._pin = pin
         self._waiting: dict[Deferred[bool], IDelayedCall] = {}
         self._alarm: IDelayedCall | None = None
+        self._is_closed = False
         pool.add_observer(self._release)
 
     def __len__(self) -> int:
@@ -107,7 +109,7 @@ class WaitingRoom:
     def wait(self, until: float) -> Deferred[bool]:
         """True when it is worth asking the pool again; false when the time is over or no place is free."""
         left = until - self._clock.seconds()
-        if left <= 0 or len(self._waiting) >= self._places:
+        if self._is_closed or left <= 0 or len(self._waiting) >= self._places:
             return succeed(False)
         waiting: Deferred[bool] = Deferred(self._forget)
         self._waiting[waiting] = self._clock.callLater(left, self._call, waiting, False)
@@ -115,8 +117,10 @@ class WaitingRoom:
         return waiting
 
     def close(self) -> None:
-        """Let nobody in or out any more; those who wait are cancelled by their owners."""
-        self._places = 0
+        """Let nobody in any more, and stop listening to the pool.  Those who wait are cancelled by their owners."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._pool.remove_observer(self._release)
         self._clear_alarm()
 

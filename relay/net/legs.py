@@ -74,10 +74,18 @@ def unacknowledged(handle: socket.socket) -> int:
 
 def has_peer_ended(handle: socket.socket) -> bool:
     """Has the peer sent FIN or a reset, even if bytes before it are unread?  Never true of a UNIX socket."""
+    return _tcp_state(handle) in (_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK)
+
+
+def was_reset(handle: socket.socket) -> bool:
+    """Has the peer sent a reset, or has the kernel given it up?  Never true of a UNIX socket."""
+    return _tcp_state(handle) == _TCP_CLOSE
+
+
+def _tcp_state(handle: socket.socket) -> int:
     if handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    state = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK)
+        return 0
+    return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 @implementer(IPullProducer)

@@ -218,8 +218,8 @@ class SplicePair:
         if quiet >= self._limits.splice_idle_seconds:
             self.outcome = self.outcome or "idle"
             self._end(is_clean=False)
-        elif quiet >= self._limits.close_seconds and (self._is_finishing or self._is_backend_gone_unseen()):
-            self.outcome = self.outcome or "backend_closed"
+        elif quiet >= self._limits.close_seconds and (reason := self._unseen_end()):
+            self.outcome = self.outcome or reason
             self._end(is_clean=False)
 
     # the protocols' side: a spliced transport reads nothing itself, so only a lost connection is news
@@ -288,10 +288,16 @@ class SplicePair:
         self.outcome = self.outcome or ("viewer_timed_out" if error in _TIMED_OUT else "viewer_reset")
         self._end(is_clean=False)
 
-    def _is_backend_gone_unseen(self) -> bool:
-        """A source that is not watched, because the viewer is stuck, ends unseen."""
+    def _unseen_end(self) -> str | None:
+        """Why a pair at rest has no future: a source is not watched while its sink is stuck, and may be gone."""
         backend = self._backend
-        return self._down.held > 0 and backend is not None and has_peer_ended(backend.transport.getHandle())
+        if self._is_finishing:
+            return self.outcome
+        if self._down.held and backend is not None and has_peer_ended(backend.transport.getHandle()):
+            return "backend_closed"
+        if self._up.held and has_peer_ended(self._viewer.transport.getHandle()):
+            return "viewer_closed"
+        return None
 
     def _stop_up(self) -> None:
         """What the viewer sends from now on is thrown away."""

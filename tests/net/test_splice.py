@@ -472,6 +472,17 @@ class SplicePairTests(PairCases, SpliceTestCase):
         await viewer.read_to_end()
         await self.expect_end("viewer_closed")
 
+    async def test_viewer_that_leaves_a_stuck_backend_is_noticed(self):
+        """Its socket is not watched while the backend takes nothing, and no byte is due to it."""
+        _pair, viewer, backend = await self.join(backend_buffer=SMALL)
+        flood = memoryview(bytes(1 << 18))
+        await eventually(lambda: not viewer.try_send(flood))
+        await deferLater(self.reactor, 0.05)
+        viewer.reset()
+        self.clock.pump([1.0] * 8)
+        await backend.read_to_end()
+        await self.expect_end("viewer_closed", "viewer_reset")
+
     async def test_low_water_mark_is_set_on_the_backends_socket(self):
         """It wakes when that much is there, and at the end."""
         self.splicer = Splicer(self.reactor, LIMITS, clock=self.clock, read_low_water=1000)
