@@ -35,6 +35,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def trial_directory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run trial's test cases in a temporary directory, as trial does: their ``mktemp`` makes paths below it."""
+    if isinstance(request.instance, SynchronousTestCase):
+        monkeypatch.chdir(tmp_path_factory.getbasetemp())
+
+
 @attrs.define
 class LoggedErrors:
     """The failures logged while a plain test function runs.  Those that it expects, it flushes."""

@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 
 def refuse(command: str, error: object) -> NoReturn:
-    """Say what is wrong and exit."""
-    sys.stderr.write(f"{command}: {error}\n")
+    """Say what is wrong and exit.  Once ``twistd`` runs, ``sys.stderr`` is its log: the line goes to the real one."""
+    stderr = sys.__stderr__ or sys.stderr
+    stderr.write(f"{command}: {error}\n")
     raise SystemExit(EXIT_CONFIG)
 
 
