@@ -153,10 +153,9 @@ class ViewerConnection(LegProtocol):
         """End now, with a reset."""
         if self.pair is not None:
             self.pair.abort(outcome)
-        else:
-            self._outcome = self._outcome or outcome
-            self._stop_watching()
-            self.transport.abortConnection()
+        self._outcome = self._outcome or outcome
+        self._stop_watching()
+        self.transport.abortConnection()
 
     # the pair's owner
 

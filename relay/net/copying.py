@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import implementer
 
 from relay.limits import Limits
-from relay.net.legs import can_half_close
+from relay.net.legs import can_half_close, unacknowledged
 from relay.net.splice import SpliceOwner
 
 
@@ -48,6 +48,8 @@ class CopyPair:
     """Two transports, whose protocols pass their events on to :meth:`received`, :meth:`read_ended` and :meth:`lost`.
 
     Invariant: a transport has the other as its producer exactly while both are joined and the other may still send.
+    The pair is over when the viewer's connection is lost, so that one which never takes its last bytes is seen by the
+    sweep.
     """
 
     def __init__(
@@ -80,14 +82,11 @@ class CopyPair:
             self._end_writing(backend)
 
     def detach_backend(self) -> None:
-        backend, self._backend = self._backend, None
+        backend = self._part()
         if backend is not None:
-            self._part(backend)
             backend.abortConnection()
 
     def received(self, transport: ITransport, data: bytes) -> None:
-        if self.is_over:
-            return
         if transport is self._backend:
             self.to_viewer += len(data)
             self._viewer.write(data)
@@ -96,42 +95,37 @@ class CopyPair:
             self._backend.write(data)
 
     def read_ended(self, transport: ITransport) -> None:
-        if self.is_over:
-            return
         if transport is self._backend:
             self._viewer.unregisterProducer()
             self._owner.backend_lost(self, "backend_closed")
-            return
-        if transport is not self._viewer:
-            return
-        self.outcome = self.outcome or "viewer_closed"
-        self.has_viewer_ended = True
-        if self._is_finishing or self._backend is None or not can_half_close(self._backend):
-            self._end()
-        else:
-            self._end_writing(self._backend)
+        elif transport is self._viewer:
+            self.outcome = self.outcome or "viewer_closed"
+            self.has_viewer_ended = True
+            if self._is_finishing:
+                self._viewer.loseConnection()
+            elif self._backend is not None:
+                self._end_writing(self._backend)
 
     def lost(self, transport: ITransport) -> None:
-        if self.is_over:
-            return
         if transport is self._viewer:
             self.outcome = self.outcome or "viewer_closed"
+            backend = self._part()
+            if backend is not None:
+                backend.loseConnection()  # with the viewer's last words; the user timeout between nodes bounds it
             self._end()
         elif transport is self._backend:
-            backend, self._backend = self._backend, None
-            self._part(backend)
-            if not self._is_finishing:
-                self._owner.backend_lost(self, "backend_closed")
+            self._part()
+            self._owner.backend_lost(self, "backend_closed")
 
     def finish(self, outcome: str = "backend_closed") -> None:
         if self.is_over or self._is_finishing:
             return
         self._is_finishing = True
-        self._progress = None
+        self._progress = None  # the time to close counts from here
         self.outcome = self.outcome or outcome
         self.detach_backend()
         if self.has_viewer_ended or not can_half_close(self._viewer):
-            self._viewer.loseConnection()  # it flushes; ``lost`` or ``check`` ends the pair
+            self._viewer.loseConnection()
         else:
             self._viewer.loseWriteConnection()
 
@@ -145,6 +139,8 @@ class CopyPair:
 
     def check(self, now: float) -> None:
         progress = self.to_viewer + self.to_backend
+        if self._is_finishing:
+            progress -= unacknowledged(self._viewer.getHandle())
         if progress != self._progress:
             self._progress, self._progress_at = progress, now
             return
@@ -155,20 +151,21 @@ class CopyPair:
             self.abort("backend_closed")
 
     def _end_writing(self, transport: Any) -> None:
+        """Pass the viewer's FIN on, as far as the backend's transport knows of such a thing."""
         transport.unregisterProducer()
-        transport.loseWriteConnection()
+        if can_half_close(transport):
+            transport.loseWriteConnection()
 
-    def _part(self, backend: Any) -> None:
-        self._viewer.unregisterProducer()
-        backend.unregisterProducer()
-        self._viewer.resumeProducing()
+    def _part(self) -> Any:
+        """The backend, which is one no more."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            self._viewer.unregisterProducer()
+            backend.unregisterProducer()
+            self._viewer.resumeProducing()
+        return backend
 
     def _end(self) -> None:
-        if self.is_over:
-            return
-        self.is_over = True
-        if self._backend is not None:
-            self._part(self._backend)
-            self._backend.loseConnection()
-        self._viewer.loseConnection()
-        self._owner.splice_ended(self, self.outcome or "aborted")
+        if not self.is_over:
+            self.is_over = True
+            self._owner.splice_ended(self, self.outcome or "aborted")
