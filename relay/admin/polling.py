@@ -65,7 +65,10 @@ def read_answer(body: bytes) -> Answer:
         ValueError, KeyError, TypeError: it is something else.
     """
     content = json.loads(body)
-    return Answer(**{field.name: content[field.name] for field in attrs.fields(Answer)})
+    answer = Answer(**{field.name: content[field.name] for field in attrs.fields(Answer)})
+    if not all(isinstance(entry, dict) for entry in (*answer.streams, *answer.links)):
+        raise TypeError("streams and links are objects")
+    return answer
 
 
 class NodePoller(MultiService):

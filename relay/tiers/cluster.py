@@ -130,6 +130,7 @@ class Cluster(MultiService):
         self._spec = spec
         self._reactor = reactor
         self._scratch: Path | None = None
+        self._names = {node.connect: node.name for node in spec}
         self._members = [make_member(node, reactor) for node in spec]
         self.supervisor = Supervisor(reactor, self._refused)
         self.supervisor.setServiceParent(self)
@@ -166,9 +167,12 @@ class Cluster(MultiService):
         return paste_lines(self._spec)
 
     def _report(self, member: Member) -> Report:
+        """A node knows its neighbours by their endpoints; here their names are known too."""
         answer = self.poller.answers[member.name]
         if member.name not in self.supervisor.protocols:
             answer = Answer(state="down", why=("its process has ended",))
+        links = [{**link, "name": self._names.get(link.get("endpoint"), link.get("name"))} for link in answer.links]
+        answer = attrs.evolve(answer, links=links)
         return Report(member=member, answer=answer, restarts=self.supervisor.restarts(member.name))
 
     def _refused(self, name: str, why: str) -> None:

@@ -88,7 +88,9 @@ class ReadAnswerTests(SynchronousTestCase):
     """What counts as a node's answer."""
 
     def test_other_json_is_refused(self) -> None:
-        for body, error in ((b"[]", TypeError), (b"{}", KeyError), (b"nonsense", ValueError)):
+        odd_links = b'{"state": "normal", "why": [], "viewers": 0, "streams": [], "links": ["a1"]}'
+        bodies = ((b"[]", TypeError), (b"{}", KeyError), (b"nonsense", ValueError), (odd_links, TypeError))
+        for body, error in bodies:
             self.assertRaises(error, read_answer, body)
 
 

@@ -189,6 +189,7 @@ class RunningClusterTests(ClusterTestCase):
         nodes = await self.when(all_normal)
         self.assertEqual(["o1", "a1", "a2", "agg1", "lb1"], list(nodes))
         self.assertEqual(b"FLV", await self.first_bytes())
+        self.assertEqual(["o1"], [link["name"] for link in nodes["a1"]["links"]])
 
         before = children(cluster.pid)
         self.assertEqual(set(nodes), set(before))
