@@ -31,6 +31,11 @@ class Directory:
         os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
         return cls(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
+    @classmethod
+    def nowhere(cls) -> Directory:
+        """One that was never there: as if closed."""
+        return cls(-1)
+
     @property
     def fd(self) -> int:
         """The descriptor.
@@ -39,7 +44,7 @@ class Directory:
             OSError: closed.
         """
         if self._fd < 0:
-            raise OSError(errno.EBADF, "the store directory is closed")
+            raise OSError(errno.EBADF, "the store directory is not open")
         return self._fd
 
     def close(self) -> None:

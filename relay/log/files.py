@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from relay.log.directory import Directory
 from relay.log.headers import HeadersInForce
@@ -181,13 +181,20 @@ class FileSegment(Segment):
 
 
 class FileSource:
-    """Segments of one epoch of one stream, in the stream's directory."""
+    """Segments of one epoch of one stream, in the stream's directory.
+
+    Args:
+        directory: the stream's.
+        epoch: whose segments.
+        prepare: called before each segment is made; what it raises is as if the segment could not be made.
+    """
 
     is_stored = True
 
-    def __init__(self, directory: Directory, epoch: int) -> None:
+    def __init__(self, directory: Directory, epoch: int, prepare: Callable[[], None] = lambda: None) -> None:
         self._directory = directory
         self._epoch = epoch
+        self._prepare = prepare
 
     def open(self, start: LogStart) -> FileSegment:
         """A new file.
@@ -195,4 +202,5 @@ class FileSource:
         Raises:
             OSError: it can't be made.
         """
+        self._prepare()
         return FileSegment.create(self._directory, self._epoch, start)

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from relay.errors import LogDiverged, LogError, PositionUnavailable
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.log.headers import HeadersInForce
+from relay.log.materialise import known_before, pieces
 from relay.log.options import DEFAULT_OPTIONS, LogOptions
 from relay.log.points import ORIGIN_START, JoinPoint, LogStart
 from relay.log.record import encode, record_header
@@ -292,7 +293,7 @@ class StreamLog:
     def _retain(self) -> None:
         """Drop what is too old or too much; a few comparisons when there is nothing to drop."""
         segments = self.rtmp.segments
-        while len(segments) > 1 and (self._is_too_old(segments[1]) or self._is_too_much()):
+        while len(segments) > 1 and (self._is_too_old(segments[1]) or self._storage.is_over(self.options)):
             self._storage.drop_first()
         self._forget_dropped()
         if self.predecessor is not None and self._has_enough():
@@ -304,10 +305,6 @@ class StreamLog:
             return False
         newest = self.newest_join_point()
         return newest is None or newest.offset >= second.start
-
-    def _is_too_much(self) -> bool:
-        storage = self._storage
-        return storage.held > self.options.keep_bytes or storage.unstored_bytes() > self.options.memory_bytes
 
     def _has_enough(self) -> bool:
         """Is there so much of this epoch that retention would have dropped the one before?"""
@@ -413,11 +410,14 @@ class StreamLog:
         flv = self.flv
         if flv is not None and (from_flv_offset is None or flv.start <= from_flv_offset):
             return flv
-        known = self._known_before(from_flv_offset)
+        if from_flv_offset is None:
+            known = self.newest_join_point() or self.end_point()
+        else:
+            known = self._known_before(from_flv_offset)
         if flv is None:
             flv = FlvRendition(self, self.end_point(), self._segment_bytes)
         until = flv.segments[0].first.offset if flv.segments else self.end
-        flv.extend_back(list(self._pieces(known, until)))
+        flv.extend_back(list(pieces(self.rtmp.segments, known, until)))
         self.flv = flv
         return flv
 
@@ -427,38 +427,20 @@ class StreamLog:
         if flv is not None:
             flv.abandon()
 
+    def _known_before(self, flv_offset: int) -> LogStart:
+        if flv_offset == self.flv_end:
+            return self.end_point()
+        known = known_before(self.rtmp.segments, self.join_points, flv_offset)
+        if known is None or flv_offset > self.flv_end:
+            raise PositionUnavailable(f"FLV offset {flv_offset} is not here; the last is {self.flv_end}")
+        if self.flv_end - flv_offset > self.options.memory_bytes:
+            raise PositionUnavailable(f"FLV offset {flv_offset} is further back than is held in memory")
+        return known
+
     def rendition_left(self, rendition: Rendition) -> None:
         """Called by a rendition that has no cursor any more."""
         if rendition is self.flv:
             self.discard_flv()
-
-    def _known_before(self, flv_offset: int | None) -> LogStart:
-        """The last place at or before ``flv_offset`` whose state is known."""
-        if flv_offset is None:
-            return self.newest_join_point() or self.end_point()
-        if flv_offset == self.flv_end:
-            return self.end_point()
-        segments = self.rtmp.segments
-        at = bisect_right(segments, flv_offset, key=lambda segment: segment.first.flv_offset) - 1
-        if at < 0 or flv_offset > self.flv_end:
-            raise PositionUnavailable(f"FLV offset {flv_offset} is not here; the last is {self.flv_end}")
-        if self.flv_end - flv_offset > self.options.memory_bytes:
-            raise PositionUnavailable(f"FLV offset {flv_offset} is further back than is held in memory")
-        known = segments[at].first
-        found = bisect_right(self.join_points, flv_offset, key=lambda point: point.flv_offset) - 1
-        if found >= 0 and self.join_points[found].offset >= known.offset:
-            return self.join_points[found]
-        return known
-
-    def _pieces(self, known: LogStart, until: int) -> Iterator[tuple[LogStart, list[MediaMessage], array[int]]]:
-        """What is here from ``known`` to offset ``until``, a piece for each segment."""
-        for segment in self.rtmp.segments:
-            if segment.end <= known.offset or segment.start >= until:
-                continue
-            first = known if segment.start <= known.offset else segment.first
-            boundaries, times = segment.message_index()
-            begin, end = bisect_left(boundaries, first.offset), bisect_left(boundaries, until)
-            yield first, list(messages_between(segment, first.offset, min(until, segment.end))), times[begin:end]
 
 
 def _offset_of(point: LogStart) -> int:

@@ -165,7 +165,8 @@ class _EpochRecovery:
         kept = [entry for entry in entries if entry.point.offset - start <= size]
         lost = entries[-1].point.offset - kept[-1].point.offset
         self.result.damaged_bytes += lost
-        if not lost and kept[-1].kind == END and kept[-1].point.offset - start == size:
+        if not lost and kept[-1].kind == END:
+            self.result.torn_bytes += size - (kept[-1].point.offset - start)
             return _Found(kept, _points(kept))
         found = self._scan(fd, kept, size)
         found.is_damaged = found.is_damaged or lost > 0
@@ -206,7 +207,9 @@ class _EpochRecovery:
             os.ftruncate(fd, end.offset - first.offset)
         if found.is_changed:
             entries = found.entries if found.entries[-1].kind == END else [*found.entries, Entry(END, end)]
-            self._directory.write_atomically(index_name(name), encode_entries(entries))
+            # A full disk may refuse; the old index then leads the next recovery here again.
+            with suppress(OSError):
+                self._directory.write_atomically(index_name(name), encode_entries(entries))
         self.result.segments.append(FileSegment.recovered(self._directory, self._epoch, first, end))
         self.result.join_points += [point for point in found.points if point.offset < end.offset]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.log.rendition import Rendition
 from relay.log.segment import MemorySource, Segment, SegmentSource
@@ -124,11 +125,14 @@ class Storage:
             if not segment.is_stored:
                 segment.retire()
 
-    def unstored_bytes(self) -> int:
-        """Bytes in memory that ought to be stored."""
+    def is_over(self, options: LogOptions) -> bool:
+        """Is more held than may be, in all or in memory that stands in for a disk?"""
+        if self.held > options.keep_bytes:
+            return True
         if not self.errors or not self._source.is_stored:
-            return 0
-        return sum(segment.size for segment in self._rendition.segments if not segment.is_stored)
+            return False
+        in_memory = sum(segment.size for segment in self._rendition.segments if not segment.is_stored)
+        return in_memory > options.memory_bytes
 
     def guard(self, action: Callable[[], None]) -> None:
         """Do what a failing disk may refuse without harm to the stream; count it."""

@@ -19,7 +19,8 @@ from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.log.position import Position
 from relay.log.segment import MemorySource
-from relay.log.store import Recovery, Store, directory_name
+from relay.log.store import Store, directory_name
+from relay.log.stored import Recovery
 from relay.rtmp.messages import MediaMessage
 from tests.log.model import Told, Truth, audio, contents, die, fill, flv_bytes, rtmp_bytes, video
 from tests.wire import aac_header, avc_header, metadata

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.log.log import StreamLog
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
-from relay.log.store import Recovery, Store, directory_name
+from relay.log.store import Store, directory_name
+from relay.log.stored import Recovery
 from relay.rtmp.messages import MediaMessage
 from tests.log.model import audio, contents, die, fill, flv_bytes, gops, rtmp_bytes, video
 from tests.wire import aac_header, avc_header
