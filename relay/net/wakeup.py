@@ -7,7 +7,8 @@ Theory.  A wake-up costs one system call per viewer, however little there is to 
 wakes all at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per
 *interval*, which grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst
 that delays everything else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the
-interval.
+interval.  The time to the next tick is reckoned from when each waiting slice was first told, so that late ticks, and
+followers dealt anew in a storm of arrivals, still keep the bound.
 
     followers    1 ... EAGER          at once, each flush
     more         interval = bound x min(1, followers / FULL), in ticks of at least TICK
@@ -50,7 +51,7 @@ class Wakeup:
         self._bound = bound
         self._followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
         self._slices: list[dict[Follower, None]] = [{}]
-        self._dirty: set[int] = set()  # slices that have not been woken since the last notify
+        self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
         self._next = 0
         self._call: IDelayedCall | None = None
 
@@ -83,9 +84,10 @@ class Wakeup:
             for follower in list(self._followers):
                 follower.pump()
             return
-        self._dirty.update(range(len(self._slices)))
-        if self._call is None:
-            self._call = self._clock.callLater(self._tick_seconds(), self._tick)
+        now = self._clock.seconds()
+        for index in range(len(self._slices)):
+            self._dirty.setdefault(index, now)
+        self._schedule()
 
     def close(self) -> None:
         """Forget everybody and stop the clock."""
@@ -94,27 +96,39 @@ class Wakeup:
         self._dirty.clear()
         self._cancel()
 
+    def _schedule(self) -> None:
+        if self._dirty and self._call is None:
+            self._call = self._clock.callLater(self._tick_seconds(), self._tick)
+
     def _tick_seconds(self) -> float:
-        return self.interval / len(self._slices)
+        """The even pace, or a faster one if a slice would else be woken after its time."""
+        now, interval = self._clock.seconds(), self.interval
+        pace = interval / len(self._slices)
+        for place, index in enumerate(self._in_turn(), 1):
+            pace = min(pace, (self._dirty[index] + interval - now) / place)
+        return max(0.0, pace)
+
+    def _in_turn(self) -> list[int]:
+        """The dirty slices in the order in which they will be woken."""
+        count = len(self._slices)
+        order = (at % count for at in range(self._next, self._next + count))
+        return [index for index in order if index in self._dirty]
 
     def _tick(self) -> None:
         self._call = None
-        for _ in self._slices:  # the next dirty slice in turn: each keeps its phase within the interval
-            index, self._next = self._next, (self._next + 1) % len(self._slices)
-            if index in self._dirty:
-                self._dirty.discard(index)
-                for follower in list(self._slices[index]):
-                    follower.pump()
-                break
-        if self._dirty and self._call is None:
-            self._call = self._clock.callLater(self._tick_seconds(), self._tick)
+        index = self._in_turn()[0]
+        self._next = (index + 1) % len(self._slices)
+        del self._dirty[index]
+        for follower in list(self._slices[index]):
+            follower.pump()
+        self._schedule()
 
     def _resize(self) -> None:
         """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
         wanted = max(1, int(self.interval / TICK))
         if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
             return
-        behind = bool(self._dirty)
+        waiting_since = min(self._dirty.values(), default=None)
         self._cancel()
         self._slices = [{} for _ in range(wanted)]
         self._next = 0
@@ -122,7 +136,12 @@ class Wakeup:
             self._followers[follower] = position % wanted
             self._slices[position % wanted][follower] = None
         self._dirty.clear()
-        if behind:
+        if waiting_since is None:
+            return
+        if wanted > 1:
+            self._dirty = dict.fromkeys(range(wanted), waiting_since)
+            self._schedule()
+        else:
             self.notify()
 
     def _cancel(self) -> None:

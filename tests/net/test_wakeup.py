@@ -1,0 +1,188 @@
+"""Every follower is woken in time, and thousands of them not all at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.net.wakeup import EAGER, FULL, TICK, Wakeup
+
+BOUND = 0.1
+MS = 0.001
+
+
+class Follower:
+    """Notes when it is woken."""
+
+    def __init__(self, clock: Clock, then=None) -> None:
+        self.times: list[float] = []
+        self._clock = clock
+        self._then = then
+
+    def pump(self) -> None:
+        self.times.append(self._clock.seconds())
+        if self._then is not None:
+            self._then(self)
+
+
+def advance(clock: Clock, seconds: float) -> None:
+    for _ in range(round(seconds / MS)):
+        clock.advance(MS)
+
+
+class WakeupTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wakeup = Wakeup(self.clock, BOUND)
+
+    def add(self, count: int, then=None) -> list[Follower]:
+        followers = [Follower(self.clock, then) for _ in range(count)]
+        for follower in followers:
+            self.wakeup.add(follower)
+        return followers
+
+    def test_few_followers_are_woken_at_once_by_each_flush(self) -> None:
+        """While few watch, no lag is added: up to EAGER, and no timer is ever set."""
+        followers = self.add(EAGER)
+        for _ in range(3):
+            self.wakeup.notify()
+        self.assertEqual({3}, {len(follower.times) for follower in followers})
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_many_followers_are_each_woken_within_the_bound(self) -> None:
+        followers = self.add(2 * FULL)
+        self.assertEqual(BOUND, self.wakeup.interval)
+        self.wakeup.notify()
+        advance(self.clock, BOUND + MS)
+        self.assertEqual({1}, {len(follower.times) for follower in followers})
+
+    def test_followers_are_woken_within_the_bound_at_every_moment_of_a_steady_flow(self) -> None:
+        """Also one that was woken just before the flush."""
+        followers = self.add(FULL)
+        for _ in range(100):
+            self.wakeup.notify()
+            advance(self.clock, 0.01)
+        for follower in followers:
+            gaps = [b - a for a, b in zip([0.0, *follower.times], follower.times, strict=False)]
+            self.assertLessEqual(max(gaps), BOUND + 2 * MS)
+
+    def test_wake_ups_are_merged(self) -> None:
+        """A hundred flushes within an interval cost each of many followers one wake-up."""
+        followers = self.add(FULL)
+        for _ in range(100):
+            self.wakeup.notify()
+        advance(self.clock, 3 * BOUND)
+        self.assertEqual({1}, {len(follower.times) for follower in followers})
+
+    def test_wake_ups_are_spread_over_the_interval(self) -> None:
+        """No tick is a burst: with 1000 followers and ticks of 5 ms, about 50 at a time."""
+        followers = self.add(FULL)
+        self.wakeup.notify()
+        advance(self.clock, BOUND + MS)
+        per_tick = Counter(round(follower.times[0], 4) for follower in followers)
+        slices = round(BOUND / TICK)
+        self.assertGreaterEqual(len(per_tick), slices - 3)
+        self.assertLessEqual(max(per_tick.values()), 2 * FULL // slices)
+
+    def test_interval_grows_with_the_number_of_followers(self) -> None:
+        intervals = []
+        for _ in range(4):
+            self.add(FULL // 4)
+            intervals.append(round(self.wakeup.interval, 6))
+        self.assertEqual([0.025, 0.05, 0.075, 0.1], intervals)
+
+    def test_bound_of_zero_wakes_at_once_however_many_there_are(self) -> None:
+        self.wakeup = Wakeup(self.clock, 0)
+        followers = self.add(3 * FULL)
+        self.wakeup.notify()
+        self.assertEqual({1}, {len(follower.times) for follower in followers})
+
+    def test_follower_that_left_is_not_woken(self) -> None:
+        followers = self.add(FULL)
+        self.wakeup.notify()
+        for follower in followers[::2]:
+            self.wakeup.remove(follower)
+        advance(self.clock, 2 * BOUND)
+        self.assertEqual({0}, {len(follower.times) for follower in followers[::2]})
+        self.assertEqual({1}, {len(follower.times) for follower in followers[1::2]})
+
+    def test_removing_a_stranger_is_harmless(self) -> None:
+        self.wakeup.remove(Follower(self.clock))
+        self.assertEqual(0, len(self.wakeup))
+
+    def test_followers_that_leave_while_they_are_woken(self) -> None:
+        """A reader that ends in its own pump does not disturb the others: few, and many."""
+        for count in (EAGER, FULL):
+            followers = self.add(count, then=self.wakeup.remove)
+            self.wakeup.notify()
+            advance(self.clock, 2 * BOUND)
+            self.assertTrue(all(follower.times for follower in followers))
+            self.assertEqual(0, len(self.wakeup))
+
+    def test_followers_that_join_while_others_are_woken(self) -> None:
+        """Each newcomer, too, is woken within the bound of the next notify."""
+        newcomers = []
+
+        def bring(_) -> None:
+            newcomer = Follower(self.clock)
+            newcomers.append(newcomer)
+            self.wakeup.add(newcomer)
+
+        self.add(EAGER, then=bring)
+        self.wakeup.notify()
+        first = list(newcomers)
+        self.assertEqual(EAGER, len(first))
+        self.wakeup.notify()
+        advance(self.clock, BOUND + MS)
+        self.assertTrue(all(newcomer.times for newcomer in first))
+
+    def test_nobody_is_forgotten_when_the_number_of_slices_changes_before_a_tick(self) -> None:
+        """Followers that wait for their tick are dealt anew, and still woken in time."""
+        followers = self.add(FULL)
+        self.wakeup.notify()
+        for follower in followers[EAGER // 2 :]:
+            self.wakeup.remove(follower)
+        advance(self.clock, BOUND + MS)
+        self.assertTrue(all(follower.times for follower in followers[: EAGER // 2]))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_close_stops_the_clock(self) -> None:
+        self.add(FULL)
+        self.wakeup.notify()
+        self.wakeup.close()
+        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.wakeup)))
+
+
+@given(st.lists(st.tuples(st.sampled_from(("join", "leave", "notify", "wait")), st.integers(1, 400)), max_size=30))
+def test_whoever_was_there_at_a_notify_is_woken_within_the_bound(steps) -> None:
+    """The invariant, whatever joins and leaves in between."""
+    clock = Clock()
+    wakeup = Wakeup(clock, BOUND)
+    present: list[Follower] = []
+    owed: dict[Follower, float] = {}
+    for step, amount in [*steps, ("wait", 400)]:
+        if step == "join":
+            newcomers = [Follower(clock) for _ in range(amount)]
+            present += newcomers
+            for newcomer in newcomers:
+                wakeup.add(newcomer)
+        elif step == "leave":
+            for follower in present[-amount:]:
+                wakeup.remove(follower)
+                owed.pop(follower, None)
+            del present[-amount:]
+        elif step == "notify":
+            for follower in present:
+                owed.setdefault(follower, clock.seconds())
+            wakeup.notify()
+        for _ in range(amount if step == "wait" else 0):
+            clock.advance(MS)
+        for follower in [follower for follower in owed if follower.times and follower.times[-1] >= owed[follower]]:
+            assert follower.times[-1] - owed.pop(follower) <= BOUND + 2 * MS
+        late = [since for since in owed.values() if clock.seconds() - since > BOUND + 2 * MS]
+        assert not late
+    wakeup.close()
