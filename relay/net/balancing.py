@@ -41,7 +41,7 @@ from relay.net.holding import DepartureWatch, WaitingRoom
 from relay.net.joining import Splicer
 from relay.net.legs import can_half_close
 from relay.net.proxy import SESSION_ID_BYTES, ProxyAddress, make_header
-from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
+from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +131,7 @@ class ViewerConnection(LegProtocol):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        tune(self.transport, VIEWER_TIMEOUT_MS, NOTSENT_LOWAT)
+        tune(self.transport, viewer_timeout_ms(self._balancer.limits), NOTSENT_LOWAT)
         handle = self.transport.getHandle()
         if can_half_close(self.transport) and handle.family in (socket.AF_INET, socket.AF_INET6):
             self._watch = DepartureWatch(self._balancer.reactor, handle, self._leave)
@@ -257,6 +257,7 @@ class BalancerFactory(ServerFactory):
     ) -> None:
         self.reactor = reactor
         self.pool = pool
+        self.limits = limits
         self.options = options if options is not None else BalancingOptions()
         self.clock: IReactorTime = clock if clock is not None else reactor
         self.splicer = splicer if splicer is not None else Splicer(reactor, limits, clock=self.clock)

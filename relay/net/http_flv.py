@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from relay.errors import NameRefused
 from relay.limits import Limits
 from relay.names import StreamName, split_query
-from relay.net.sockets import NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
+from relay.net.sockets import NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import FlvForm, Viewer
 
@@ -64,7 +64,7 @@ class HttpFlvProtocol(TwistedProtocol):
     # Twisted's side
 
     def connectionMade(self) -> None:
-        tune(self.transport, VIEWER_TIMEOUT_MS, NOTSENT_LOWAT)
+        tune(self.transport, viewer_timeout_ms(self.node.limits), NOTSENT_LOWAT)
         self._timer = self.node.clock.callLater(self.node.limits.http_head_seconds, self._too_late)
 
     def dataReceived(self, data: bytes) -> None:

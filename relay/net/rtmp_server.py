@@ -33,7 +33,7 @@ from relay.names import StreamName, split_query
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND
-from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, VIEWER_TIMEOUT_MS, tune
+from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import Form, RtmpForm, Viewer
 from relay.rtmp import events
@@ -89,7 +89,7 @@ class RtmpServerProtocol(TwistedProtocol):
     # Twisted's side
 
     def connectionMade(self) -> None:
-        tune(self.transport, VIEWER_TIMEOUT_MS, NOTSENT_LOWAT)
+        tune(self.transport, viewer_timeout_ms(self.node.limits), NOTSENT_LOWAT)
         self._heard_at = self.node.clock.seconds()
         self._set_timer(self.node.limits.handshake_seconds, self.close, "handshake_timeout")
 

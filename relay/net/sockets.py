@@ -9,14 +9,26 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from relay.limits import Limits
+
 NODE_TIMEOUT_MS = 3_000  # between nodes: data unacknowledged for this long ends the connection
-VIEWER_TIMEOUT_MS = 25_000  # viewers: mobile networks pause for many seconds
+VIEWER_SLACK_SECONDS = 5.0  # after our own last deadline for a viewer
 NOTSENT_LOWAT = 128 << 10  # bytes the kernel holds unsent for a viewer: what a slow one costs
 
 
 def host_of(transport: Any) -> str:
     """The peer's address as text; empty for a UNIX socket."""
     return getattr(transport.getPeer(), "host", "") or ""
+
+
+def viewer_timeout_ms(limits: Limits) -> int:
+    """``TCP_USER_TIMEOUT`` for a viewer.
+
+    Linux counts it from the first byte that a peer does not take, also while a living peer answers that its window is
+    closed, and then drops the connection without a word to either end.  So it comes after our own rule, which counts
+    the outcome and resets the connection.
+    """
+    return int((limits.viewer_close_seconds + limits.close_seconds + VIEWER_SLACK_SECONDS) * 1000)
 
 
 def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:
