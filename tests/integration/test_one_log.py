@@ -1,0 +1,172 @@
+"""Byte i of an epoch is the same everywhere: at the origin, both distributors and both aggregators, whoever dies.
+
+And what a viewer is sent meanwhile is one run of that log: nothing missing, nothing twice.
+"""
+
+from __future__ import annotations
+
+import signal
+from itertools import pairwise
+from shutil import rmtree
+
+import pytest
+
+from relay.log.files import parse_segment_name
+from relay.log.record import parse, record_size
+from relay.log.store import directory_name
+from relay.rtmp.messages import MediaMessage
+from tests.clients import Watcher, elapsed_ms, frames, is_run, looped, publish, read_clip, watch
+from tests.cluster import ClusterTestCase, Node, until
+from tests.players import ffmpeg_publish
+
+pytestmark = pytest.mark.net
+
+STREAM = "live/one"
+FRAMES = 60  # about a second: enough to see that it goes on
+KEEP = ("--keep-seconds", "600")
+
+
+def parse_log(data: bytes) -> list[MediaMessage]:
+    """The whole messages of a log; the last may still be being written."""
+    messages, at = [], 0
+    while (found := parse(data, at)) is not None:
+        message, at = found
+        messages.append(message)
+    return messages
+
+
+class OneLogTests(ClusterTestCase):
+    """A cluster whose servers are killed, and a publisher who comes back."""
+
+    async def setUp(self) -> None:
+        super().setUp()
+        self.origin = self.start_origin("--end-seconds", "60", *KEEP)
+        self.a1 = self.start_distributor("a1", self.origin.endpoint, *KEEP)
+        self.a2 = self.start_distributor("a2", self.origin.endpoint, *KEEP)
+        self.agg1 = self.start_aggregator("agg1", [self.a1, self.a2], *KEEP)
+        self.agg2 = self.start_aggregator("agg2", [self.a2, self.a1], *KEEP)
+        await self.normal()
+
+    async def test_bytes_are_the_same_on_every_node_after_one_of_each_tier_was_killed(self) -> None:
+        """Origin, a distributor and an aggregator are killed and come back; then every node has the same bytes."""
+        publisher = await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
+        for node in self.nodes:
+            await node.stream(STREAM)
+        watcher = await watch(self, self.agg2, STREAM)
+        for victim in (self.a1, self.agg1, self.a2):
+            await watcher.has_frames(FRAMES)
+            await victim.kill()
+            await watcher.has_frames(FRAMES)
+            await victim.restart()
+            await victim.stream(STREAM)
+        await self.origin.kill()
+        self.assertIsNotNone(await until(lambda: publisher.outcome, "the publisher is cut"))
+        await self.origin.restart()
+        publisher = await publish(self, self.origin, STREAM, looped(read_clip("hevc_aac.flv")))
+        await watcher.has_frames(FRAMES)
+        await publisher.close()
+
+        told = await self.origin.stream(STREAM, lambda stream: not stream["is_live"])
+        epoch, end = told["epoch"], told["end"]
+        start, whole = self._stored(self.origin, epoch)
+        self.assertEqual((0, end), (start, len(whole)))
+        for node in self.nodes:
+            copied = await node.stream(STREAM, lambda stream: (stream["epoch"], stream["end"]) == (epoch, end))
+            self.assertEqual(whole[copied["start"] :], await self._replicated(node, epoch, copied["start"], end))
+        for node in (self.a1, self.a2):
+            start, stored = self._stored(node, epoch)
+            self.assertEqual(whole[start:], stored)
+        await watcher.when(lambda _: watcher.messages[-1] == parse_log(whole)[-1], "the viewer has seen the last")
+        self._check_viewer(watcher, whole)
+
+    async def test_origin_killed_while_ffmpeg_publishes_goes_on_in_the_same_epoch(self) -> None:
+        """ffmpeg publishes, the origin is killed and comes back, ffmpeg publishes again: no viewer is cut."""
+        balancer = self.start_balancer("lb1", [self.agg1, self.agg2])
+        await self.normal()
+        watchers = [await watch(self, node, STREAM) for node in (balancer, self.agg1)]
+        first = self.run_program(*ffmpeg_publish("h264_aac.flv", self.origin.rtmp(STREAM)))
+        for watcher in watchers:
+            await watcher.has_frames(FRAMES)
+        epoch = (await self.origin.stream(STREAM))["epoch"]
+        await self.origin.kill()
+        self.assertNotEqual(0, await first.ended())
+        await self.origin.restart()
+        self.run_program(*ffmpeg_publish("h264_aac.flv", self.origin.rtmp(STREAM)))
+        for watcher in watchers:
+            await watcher.has_frames(FRAMES)
+        self.assertEqual(epoch, (await self.origin.stream(STREAM))["epoch"])
+        for watcher in watchers:
+            self._check_viewer(watcher, self._stored(self.origin, epoch)[1])
+
+    async def test_origin_that_lost_its_store_begins_an_epoch_that_viewers_cross_into(self) -> None:
+        """What the copies had is served to its end, then the new log from its first byte, later in media time."""
+        publisher = await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
+        await self.agg1.stream(STREAM)
+        watcher = await watch(self, self.agg1, STREAM)
+        await watcher.has_frames(FRAMES)
+        former = (await self.origin.stream(STREAM))["epoch"]
+        await self.origin.kill()
+        await until(lambda: publisher.outcome, "the publisher is cut")
+        old = self._stored(self.origin, former)[1]
+        rmtree(self.directory / "o1")
+        await self.origin.restart()
+        await self.origin.when(lambda told: told["state"] == "normal")
+        await publish(self, self.origin, STREAM, looped(read_clip("hevc_aac.flv")))
+        await watcher.has_frames(FRAMES)
+        epoch = (await self.agg1.stream(STREAM, lambda stream: stream["epoch"] != former))["epoch"]
+        await watcher.has_frames(FRAMES)
+        self._check_viewer(watcher, old + self._stored(self.origin, epoch)[1])
+
+    async def test_preferred_distributor_killed_or_stopped_costs_the_viewer_nothing(self) -> None:
+        """Its viewers read on at the other distributor, and at the preferred one again when that is well."""
+        await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
+        await self.agg1.stream(STREAM, lambda stream: stream["source"] == "a1")
+        watcher = await watch(self, self.agg1, STREAM)
+        await watcher.has_frames(FRAMES)
+        await self.a1.kill()
+        await self.agg1.stream(STREAM, lambda stream: stream["source"] == "a2")
+        await watcher.has_frames(FRAMES)
+        await self.a1.restart()
+        await self.agg1.stream(STREAM, lambda stream: stream["source"] == "a1")
+        await watcher.has_frames(FRAMES)
+        self.a1.signal(signal.SIGSTOP)
+        await self.agg1.stream(STREAM, lambda stream: stream["source"] == "a2")
+        await watcher.has_frames(FRAMES)
+        self.a1.signal(signal.SIGCONT)
+        await watcher.has_frames(FRAMES)
+        epoch = (await self.origin.stream(STREAM))["epoch"]
+        self._check_viewer(watcher, self._stored(self.origin, epoch)[1])
+
+    def _check_viewer(self, watcher: Watcher, log: bytes) -> None:
+        """Was it sent one run of the log, in growing time?"""
+        seen = frames(watcher.messages)
+        self.assertTrue(is_run(seen, frames(parse_log(log))), "the viewer was sent something else than the log")
+        for kind in {message.message_type for message in seen}:
+            times = [message.timestamp for message in seen if message.message_type == kind]
+            steps = [elapsed_ms(earlier, later) for earlier, later in pairwise(times)]
+            self.assertGreater(min(steps), 0)
+
+    def _stored(self, node: Node, epoch: int) -> tuple[int, bytes]:
+        """Where the log in the node's store begins, and its bytes."""
+        segments = []
+        for path in (self.directory / node.name / directory_name(STREAM)).glob("*.log"):
+            place = parse_segment_name(path.name)
+            if place is not None and place[0] == epoch:
+                segments.append((place[1], path.read_bytes()))
+        begin = end = min(segments)[0]
+        data = b""
+        for start, segment in sorted(segments):
+            self.assertEqual(end, start, f"{node.name}: a hole before a segment")
+            data += segment
+            end += len(segment)
+        return begin, data
+
+    async def _replicated(self, node: Node, epoch: int, start: int, end: int) -> bytes:
+        """The log as the node gives it to a neighbour, byte for byte as it came."""
+        watcher = await watch(self, node, STREAM, f"?epoch={epoch}&offset={start}", self.identity())
+        size = end - start
+        await watcher.when(lambda _: sum(map(record_size, watcher.messages)) >= size, f"{node.name} sends its log")
+        assert watcher.info is not None
+        self.assertEqual((epoch, start), (watcher.info["relayEpoch"], watcher.info["relayOffset"]))
+        self.assertEqual([], watcher.positions)
+        return watcher.tail
