@@ -93,6 +93,7 @@ class FailoverFactory(Factory):
         self._retry: IDelayedCall | None = None
         self._next: Upstream | None = None
         self._running = False
+        self._is_proven = False  # has the present connection brought media?
         self._when_idle: list[Deferred[None]] = []
 
     def start(self) -> None:
@@ -124,7 +125,8 @@ class FailoverFactory(Factory):
 
     def media_arrived(self) -> None:
         """The present upstream does what it is for."""
-        if self._tried:
+        if not self._is_proven:
+            self._is_proven = True
             self._tried.clear()
             self._backoff.reset()
 
@@ -153,6 +155,7 @@ class FailoverFactory(Factory):
         """The connection is over (called by the protocol)."""
         left, self._protocol = self.current, None
         self.current = None
+        self._is_proven = False
         if not self._running:
             idle, self._when_idle = self._when_idle, []
             for deferred in idle:
