@@ -285,7 +285,8 @@ class StreamLog:
     def _state_at(self, start: LogStart) -> LogState:
         """The state at a place from which the log goes on."""
         state = LogState(start, self._limits)
-        state.end_time_ms = max(self.end_time_ms, start.time_ms)
+        if self.rtmp.segments:
+            state.end_time_ms = max(self.rtmp.segments[-1].latest_ms, start.time_ms)
         return state
 
     # retention
@@ -344,7 +345,7 @@ class StreamLog:
         if missing == 0 and start.flv_offset == self.flv_end:
             return 0
         self._storage.seal(self._state.here())
-        self._state = self._state_at(start) if self.rtmp.segments else LogState(start, self._limits)
+        self._state = self._state_at(start)
         self.rtmp.end = self._run_start = start.offset
         if self.flv is not None:
             self.flv.skip_to(start)

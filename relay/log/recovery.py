@@ -19,6 +19,7 @@ begin the epoch, because the headers in force and the FLV offset are known nowhe
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ from relay.log.record import NotARecord, parse
 from relay.log.segment import Segment
 from relay.log.state import LogState
 from relay.rtmp.messages import MediaMessage
+
+_NOT_A_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENOENT})
+"""What is said of a link or a directory in a segment's place.  Other errors tell of the disk or of us."""
 
 _READ_BYTES = 1 << 20
 """Bytes read at once."""
@@ -118,7 +122,9 @@ class _EpochRecovery:
             return True
         try:
             fd = self._directory.open(name, os.O_RDWR)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NOT_A_FILE:
+                raise
             self.drop_all([start])
             return False
         try:

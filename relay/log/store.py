@@ -14,6 +14,7 @@ A stream's name is never a path: its directory is called after a hash, and the n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -53,7 +54,7 @@ class Store:
 
     def _lock(self) -> int:
         try:
-            fd = self._directory.open("lock", os.O_RDWR | os.O_CREAT)
+            fd = self._open_lock()
         except OSError as error:
             raise ConfigError(f"store {self.path}: {error.strerror}") from error
         try:
@@ -70,6 +71,15 @@ class Store:
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return fd
+
+    def _open_lock(self) -> int:
+        try:
+            return self._directory.open("lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # The disk became read-only: what is there is still ours to lock, and streams go on in memory.
+            return self._directory.open("lock")
 
     def stream(self, name: object) -> StreamStore:
         """A stream's store, made if need be; the same one until it is closed.

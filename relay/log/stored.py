@@ -74,7 +74,8 @@ class StreamStore:
         self._stored_boot_id: str | None = None
         self._is_lineage_lost = False
         self._is_meta_current = False
-        self._read_meta()
+        with suppress(OSError):
+            self._read_meta()
 
     @property
     def lineage(self) -> list[Epoch]:
@@ -99,11 +100,15 @@ class StreamStore:
         A disk that can't be read or written is told in ``failed_epochs``, never raised: the stream goes on without it.
         """
         is_boot_changed = self._stored_boot_id is not None and self._stored_boot_id != self._boot_id
-        starts = self._segment_starts()
+        failed = 0
+        try:
+            starts = self._segment_starts()
+        except OSError:
+            starts = {}
+            failed = max(1, len(self._lineage))
         self._adopt(sorted(set(starts) - {known.epoch for known in self._lineage}))
         is_lineage_lost = self._is_lineage_lost
         found: list[tuple[Epoch, RecoveredEpoch]] = []
-        failed = 0
         for known in self._lineage:
             if known.epoch not in starts:
                 continue
@@ -140,12 +145,13 @@ class StreamStore:
         return log
 
     def _segment_starts(self) -> dict[int, list[int]]:
-        """Where each segment begins, by epoch; ascending.  None where there is no directory."""
+        """Where each segment begins, by epoch; ascending.
+
+        Raises:
+            OSError: the directory can't be read.
+        """
         starts: dict[int, list[int]] = {}
-        names: list[str] = []
-        with suppress(OSError):
-            names = self._directory.names()
-        for name in names:
+        for name in self._directory.names():
             parsed = parse_segment_name(name)
             if parsed is not None:
                 starts.setdefault(parsed[0], []).append(parsed[1])
@@ -168,10 +174,12 @@ class StreamStore:
                 self._directory.unlink(name)
 
     def extents(self) -> list[Extent]:
-        """Which bytes of which epochs are on disk, oldest first: what a catalogue tells."""
+        """Which bytes of which epochs are on disk, oldest first: what a catalogue tells.  None if it can't be read."""
         found: list[Extent] = []
         order = {known.epoch: at for at, known in enumerate(self._lineage)}
-        starts = self._segment_starts()
+        starts: dict[int, list[int]] = {}
+        with suppress(OSError):
+            starts = self._segment_starts()
         for epoch in sorted(starts, key=lambda epoch: (order.get(epoch, -1), epoch)):
             for start in starts[epoch]:
                 end = start + self._segment_size(epoch, start)
@@ -202,7 +210,7 @@ class StreamStore:
     def _read_meta(self) -> None:
         try:
             data = self._directory.read(META, MAX_META_BYTES)
-        except OSError:
+        except FileNotFoundError:
             self._is_lineage_lost = bool(self._segment_starts())
             return
         try:

@@ -12,6 +12,7 @@ from relay.log.store import Store, directory_name
 from relay.log.stored import Recovery
 from relay.rtmp.messages import MediaMessage
 from tests.log.model import audio, contents, die, fill, flv_bytes, gops, rtmp_bytes, video
+from tests.log.test_storage import no_more_descriptors
 from tests.wire import aac_header, avc_header
 
 SENT = [avc_header(), *gops(6, step=60)]
@@ -183,6 +184,40 @@ class ProcessDiedTests(RecoveryTestCase):
         self.assertFalse(recovery.is_intact)
         self.assertEqual(size, os.stat(victim).st_size)
         self.assertNotIn(name, self.files())
+
+    def test_segment_that_overlaps_the_one_before_is_damage(self) -> None:
+        before = self.write()
+        with open(os.path.join(self.folder, "1-00000000000000000700.log"), "wb") as file:
+            file.write(b"x" * 100)
+        recovery = self.recover(before)
+        self.assertFalse(recovery.is_intact)
+        everything = b"".join(map(rtmp_bytes, SENT))
+        end = recovery.logs[0].end
+        self.assertEqual(len(everything) + 100, end + recovery.damaged_bytes)
+        self.assertEqual(everything[:end], contents(recovery.logs[0].rtmp))
+
+    def test_bytes_after_a_sealed_segments_end_are_cut_off(self) -> None:
+        before = self.write()
+        before.close()
+        name = self.files()[-1]
+        self.change(name, self.size(name), rtmp_bytes(video(9000)))
+        recovery = self.recover(before)
+        self.assertEqual((len(rtmp_bytes(video(9000))), True), (recovery.torn_bytes, recovery.is_intact))
+        self.check_same(before, recovery.logs[0])
+        self.assertEqual(before.end, sum(map(self.size, self.files())))
+
+    def test_without_descriptors_nothing_is_thrown_away(self) -> None:
+        before = self.write()
+        before.close()
+        names = sorted(os.listdir(self.folder))
+        die(self.store, before)
+        self.store = Store(self.path, "boot 1")
+        stream = self.store.stream("live/a")
+        with no_more_descriptors():
+            recovery = stream.recover(OPTIONS)
+        self.assertEqual(([], 1, False), (recovery.logs, recovery.failed_epochs, recovery.is_intact))
+        self.assertEqual(names, sorted(os.listdir(self.folder)))
+        self.check_same(before, self.recover().logs[0])
 
     def test_strays_are_removed(self) -> None:
         before = self.write()

@@ -108,6 +108,11 @@ class JoinPointTests(SynchronousTestCase):
         self.assertEqual(1, len(joins([audio(5)], LogStart(100, 100, 0))))
 
 
+class LogStartTests(SynchronousTestCase):
+    def test_timestamp_is_what_messages_carry(self) -> None:
+        self.assertEqual(5, LogStart(time_ms=2**32 + 5).timestamp)
+
+
 class CopyTests(SynchronousTestCase):
     def test_copy_stays_when_the_original_goes_on(self) -> None:
         state = LogState(LogStart())

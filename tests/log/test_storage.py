@@ -3,8 +3,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import attrs
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -13,10 +15,10 @@ from relay.log.cursor import CursorState
 from relay.log.log import StreamLog
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
-from relay.log.segment import MemorySegment, Segment
+from relay.log.segment import MemorySegment, MemorySource, Segment
 from relay.log.store import Store
 from relay.rtmp.messages import MediaMessage
-from tests.log.model import contents, drain, fill, flv_bytes, gops, rtmp_bytes
+from tests.log.model import contents, die, drain, fill, flv_bytes, gops, rtmp_bytes
 from tests.programs import is_ci
 
 OPTIONS = LogOptions(segment_bytes=700, keep_bytes=100_000, memory_bytes=4000)
@@ -204,53 +206,105 @@ class NoMemory:
     """Memory that is out when the test says so: what is left is to fail cleanly."""
 
     is_stored = False
-    is_out = False
+    can_open = can_write = True
 
     def open(self, start: LogStart) -> Segment:
-        if self.is_out:
+        if not self.can_open:
             raise OSError(errno.EMFILE, "no descriptors")
         source = self
 
         class Full(MemorySegment):
             def append(self, buffers: Sequence[bytes]) -> int:
-                if source.is_out:
+                if not source.can_write:
                     raise OSError(errno.ENOSPC, "no memory")
                 return super().append(buffers)
 
         return Full(start.offset, start)
 
 
+class NoDescriptorsTests(SynchronousTestCase):
+    """The process has no descriptor left when the FLV rendition needs one: its viewers lose it, nobody else notices."""
+
+    def setUp(self) -> None:
+        self.log = fill(StreamLog(1, MemorySource()), gops(2))
+        self.addCleanup(self.log.discard)
+
+    def test_rendition_that_can_not_be_made(self) -> None:
+        with no_more_descriptors(), self.assertRaises(OSError):
+            self.log.open_flv(0)
+        self.assertIsNone(self.log.flv)
+        self.assertEqual(b"".join(map(flv_bytes, gops(2))), contents(self.log.open_flv(0)))
+
+    def test_rendition_that_can_not_go_on(self) -> None:
+        cursor = self.log.open_flv(0).cursor(0)
+        drain(cursor)
+        with no_more_descriptors():
+            fill(self.log, gops(1, start=800))
+        self.assertEqual((None, 1), (self.log.flv, self.log.storage_errors))
+        self.assertIs(CursorState.GAP, cursor.advance())
+        self.assertEqual(b"".join(map(rtmp_bytes, gops(3))), contents(self.log.rtmp))
+        cursor.move_to(cursor.offset, self.log.open_flv(cursor.offset))
+        self.assertEqual(b"".join(map(flv_bytes, gops(1, start=800))), drain(cursor)[0])
+        cursor.close()
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """This process can open nothing more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 class NoMemoryTests(SynchronousTestCase):
     """The writer is told; what readers have stays right, and the log can go on when memory is back."""
 
-    def check(self, while_out: list[MediaMessage], options: LogOptions) -> None:
+    def check(self, what: str, while_out: list[MediaMessage], options: LogOptions) -> None:
         source = NoMemory()
         log = StreamLog(1, source, options=options)
         self.addCleanup(log.discard)
         before = gops(1)
         fill(log, before)
         end = log.end_point()
-        source.is_out = True
+        setattr(source, what, False)
         for message in while_out:
             log.append(message)
         with self.assertRaises(OSError):
             log.flush()
-        self.assertEqual(end, log.end_point())
+        self.assertEqual(attrs.evolve(end, time_ms=0), attrs.evolve(log.end_point(), time_ms=0))
         self.assertEqual(end.offset, log.end)
-        source.is_out = False
+        setattr(source, what, True)
         after = gops(1, start=400)
         fill(log, after)
         self.assertEqual(b"".join(map(rtmp_bytes, [*before, *after])), contents(log.rtmp))
         self.assertEqual(b"".join(map(flv_bytes, [*before, *after])), contents(log.open_flv(0)))
 
     def test_write_fails(self) -> None:
-        self.check(gops(1, start=400), LogOptions())
+        self.check("can_write", gops(1, start=400), LogOptions())
 
     def test_new_segment_fails_at_a_join_point(self) -> None:
-        self.check(gops(1, start=400), LogOptions(segment_bytes=100))
+        self.check("can_open", gops(1, start=400), LogOptions(segment_bytes=600))
 
     def test_new_segment_fails_elsewhere(self) -> None:
-        self.check(gops(2, start=400)[5:9], LogOptions(segment_bytes=100))
+        """The first three, 67 bytes each, fill the segment that has one of the ten before; those are written."""
+        source = NoMemory()
+        log = StreamLog(1, source, options=LogOptions(segment_bytes=100))
+        self.addCleanup(log.discard)
+        sent = gops(2)
+        fill(log, sent[:10])
+        source.can_open = False
+        for message in sent[11:]:
+            log.append(message)
+        with self.assertRaises(OSError):
+            log.flush()
+        source.can_open = True
+        fill(log, sent[13:])
+        self.assertEqual(b"".join(map(rtmp_bytes, sent[:10] + sent[11:])), contents(log.rtmp))
 
 
 MS_NOSUID_NODEV = 6
@@ -273,8 +327,18 @@ def mount_tmpfs(path: str, size: int) -> Callable[[], None]:
     return unmount
 
 
-class FullFileSystemTests(SynchronousTestCase):
-    """A real file system that is really full."""
+MS_RDONLY, MS_REMOUNT = 1, 32
+
+
+def remount(path: str, flags: int) -> None:
+    """Change how a file system is mounted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(None, path.encode(), None, MS_REMOUNT | flags, None):
+        raise OSError(ctypes.get_errno(), "remount")
+
+
+class RealFileSystemTests(SynchronousTestCase):
+    """A real file system that is really full, or read-only."""
 
     def setUp(self) -> None:
         self.path = tempfile.mkdtemp(prefix="relay-full-")
@@ -286,7 +350,9 @@ class FullFileSystemTests(SynchronousTestCase):
                 raise
             raise SkipTest(f"mounting needs root: {error}") from error
         self.store = Store(self.path, "boot")
-        self.addCleanup(self.store.close)
+
+    def tearDown(self) -> None:
+        self.store.close()
 
     def test_oldest_is_dropped_and_the_stream_stays_whole(self) -> None:
         options = LogOptions(segment_bytes=100_000, keep_bytes=100 << 20)
@@ -303,24 +369,81 @@ class FullFileSystemTests(SynchronousTestCase):
         self.store.close()
         self.store = Store(self.path, "boot")
         recovery = self.store.stream("live/a").recover(options)
-        self.addCleanup(self.store.close)
         (again,) = recovery.logs
         self.assertTrue(recovery.is_intact)
         self.assertEqual((log.start, log.end), (again.start, again.end))
         self.assertEqual(everything[log.start :], contents(again.rtmp))
 
-    def test_somebody_else_fills_it_the_stream_goes_on_in_memory(self) -> None:
-        log = StreamLog(1, self.store.stream("live/a").source(1), options=LogOptions(segment_bytes=100_000))
-        self.addCleanup(log.close)
-        sent = gops(10, size=10_000)
-        fill(log, sent[:5])
-        with open(os.path.join(self.path, "hog"), "wb", buffering=0) as hog:
+    def fill_up(self) -> None:
+        with open(os.path.join(self.path, "hog"), "ab", buffering=0) as hog:
             for size in (1 << 16, 1):
                 try:
                     while True:
                         hog.write(bytes(size))
                 except OSError as error:
                     self.assertEqual(errno.ENOSPC, error.errno)
-            fill(log, sent[5:])
+
+    def test_node_starts_and_serves_on_a_full_disk(self) -> None:
+        """A restart is often the first thing that is tried."""
+        log = StreamLog(1, self.store.stream("live/a").source(1))
+        sent = gops(2)
+        fill(log, sent)
+        self.fill_up()
+        die(self.store, log)
+        self.store = Store(self.path, "boot")
+        recovery = self.store.stream("live/a").recover()
+        self.assertTrue(recovery.is_intact)
+        (again,) = recovery.logs
+        fill(again, gops(1, start=800))
+        self.assertEqual(b"".join(map(rtmp_bytes, gops(3))), contents(again.rtmp))
+        again.close()
+        new = StreamLog(1, self.store.stream("live/new").source(1))
+        self.assertEqual([], self.store.stream("live/new").recover().logs)
+        fill(new, sent)
+        self.assertFalse(new.is_storing)
+        self.assertEqual(b"".join(map(rtmp_bytes, sent)), contents(new.rtmp))
+        new.close()
+
+    def test_epoch_that_could_not_be_noted_is_noted_before_its_first_segment(self) -> None:
+        stream = self.store.stream("live/a")
+        self.fill_up()
+        log = StreamLog(7, stream.source(7), options=LogOptions(segment_bytes=600))
+        fill(log, gops(1))
+        self.assertFalse(log.is_storing)
+        os.unlink(os.path.join(self.path, "hog"))
+        fill(log, gops(2, start=400))
+        self.assertTrue(log.is_storing)
+        die(self.store, log)
+        self.store = Store(self.path, "boot")
+        recovery = self.store.stream("live/a").recover()
+        self.assertEqual(([7], False), ([known.epoch for known in recovery.lineage], recovery.is_lineage_lost))
+        self.assertTrue(recovery.is_intact)
+        self.assertEqual(log.end, recovery.logs[0].end)
+        recovery.logs[0].close()
+
+    def test_node_starts_and_serves_on_a_disk_that_became_read_only(self) -> None:
+        log = StreamLog(1, self.store.stream("live/a").source(1))
+        self.addCleanup(log.discard)
+        fill(log, gops(1))
+        os.pwrite(log.rtmp.segments[0].fd, b"torn", log.end)
+        die(self.store, log)
+        remount(self.path, MS_RDONLY)
+        self.store = Store(self.path, "boot")
+        recovery = self.store.stream("live/a").recover()
+        self.assertEqual(([], 1, False), (recovery.logs, recovery.failed_epochs, recovery.is_intact))
+        for name in ("live/a", "live/b"):
+            new = StreamLog(2, self.store.stream(name).source(2))
+            fill(new, gops(2))
+            self.assertFalse(new.is_storing)
+            self.assertEqual(b"".join(map(rtmp_bytes, gops(2))), contents(new.rtmp))
+            new.close()
+
+    def test_somebody_else_fills_it_the_stream_goes_on_in_memory(self) -> None:
+        log = StreamLog(1, self.store.stream("live/a").source(1), options=LogOptions(segment_bytes=100_000))
+        self.addCleanup(log.close)
+        sent = gops(10, size=10_000)
+        fill(log, sent[:5])
+        self.fill_up()
+        fill(log, sent[5:])
         self.assertFalse(log.is_storing)
         self.assertEqual(b"".join(map(rtmp_bytes, sent)), contents(log.rtmp))
