@@ -19,7 +19,6 @@ A disk that fails is :mod:`relay.log.storage`'s; then at most ``memory_bytes`` a
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
@@ -48,8 +47,8 @@ class _Batch:
     """The log's state before its first message."""
     messages: list[MediaMessage] = attrs.field(factory=list)
     buffers: list[bytes] = attrs.field(factory=list)
-    boundaries: array[int] = attrs.field(factory=lambda: array("Q"))
-    times: array[int] = attrs.field(factory=lambda: array("q"))
+    boundaries: list[int] = attrs.field(factory=list)
+    times: list[int] = attrs.field(factory=list)
     points: list[JoinPoint] = attrs.field(factory=list)
 
 
@@ -217,7 +216,7 @@ class StreamLog:
         batch = _Batch(self._state.copy())
         for message in messages:
             batch = self._take(message, batch)
-        self._commit(batch)
+        self._write(batch)
         self._retain()
         return self.end - before
 
@@ -253,14 +252,18 @@ class StreamLog:
 
     def _commit(self, batch: _Batch, following: LogStart | None = None) -> _Batch:
         """Write a batch; a new one that begins at ``following``, or where the log's state now is."""
-        if batch.messages:
-            try:
-                active = self._storage.write(batch.buffers, batch.before.here())
-            except OSError:
-                self._state = batch.before
-                raise
-            self._publish(batch, active)
+        self._write(batch)
         return _Batch(self._state.copy() if following is None else self._state_at(following))
+
+    def _write(self, batch: _Batch) -> None:
+        if not batch.messages:
+            return
+        try:
+            active = self._storage.write(batch.buffers, batch.before)
+        except OSError:
+            self._state = batch.before
+            raise
+        self._publish(batch, active)
 
     def _publish(self, batch: _Batch, active: Segment) -> None:
         """Let readers see a batch that is written."""
@@ -269,7 +272,7 @@ class StreamLog:
         self.join_points += batch.points
         if self.flv is not None:
             try:
-                self.flv.append(batch.before.here(), batch.messages, batch.times)
+                self.flv.append(batch.before, batch.messages, batch.times)
             except OSError:
                 # Out of memory or descriptors: its readers find a gap and open it anew.
                 self._storage.errors += 1

@@ -8,7 +8,6 @@ so by its cursor.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,6 +17,7 @@ from relay.flv.tags import tag_head, tag_tail
 from relay.log.cursor import Cursor
 from relay.log.points import LogStart
 from relay.log.segment import MemorySource, Segment
+from relay.log.state import LogState
 from relay.rtmp.messages import MediaMessage
 
 
@@ -160,14 +160,14 @@ class FlvRendition(Rendition):
         self._segment_bytes = segment_bytes
         self._active: Segment | None = None
 
-    def append(self, start: LogStart, messages: Sequence[MediaMessage], times: array[int]) -> None:
-        """Add messages that follow each other; ``start`` is the log's state before the first.
+    def append(self, before: LogState, messages: Sequence[MediaMessage], times: Sequence[int]) -> None:
+        """Add messages that follow each other; ``before`` is the log's state before the first.
 
         Raises:
             OSError: memory is out; nothing was added.
         """
         if self._active is None or self._active.size >= self._segment_bytes:
-            self._roll(start)
+            self._roll(before.here())
         assert self._active is not None
         self.end += write_tags(self._active, messages, times)
 
@@ -185,7 +185,7 @@ class FlvRendition(Rendition):
         self._active = None
         self.end = start.flv_offset
 
-    def extend_back(self, pieces: Sequence[tuple[LogStart, Sequence[MediaMessage], array[int]]]) -> None:
+    def extend_back(self, pieces: Sequence[tuple[LogStart, Sequence[MediaMessage], Sequence[int]]]) -> None:
         """Put older messages before the first; a piece is a run of them with the log's state before it.
 
         Raises:
@@ -228,14 +228,14 @@ def _open_flv(source: MemorySource, start: LogStart) -> Segment:
     return segment
 
 
-def write_tags(segment: Segment, messages: Sequence[MediaMessage], times: array[int]) -> int:
+def write_tags(segment: Segment, messages: Sequence[MediaMessage], times: Sequence[int]) -> int:
     """Append each message as an FLV tag; the number of bytes.
 
     Raises:
         OSError: none was written.
     """
     buffers: list[bytes] = []
-    boundaries = array("Q")
+    boundaries: list[int] = []
     at = segment.end
     for message in messages:
         payload = message.payload

@@ -29,6 +29,10 @@ def write_all(fd: int, buffers: Sequence[bytes], at: int) -> int:
     Raises:
         OSError: some may have been written.
     """
+    if len(buffers) <= _MAX_BUFFERS:
+        written = os.pwritev(fd, buffers, at)
+        if written == sum(map(len, buffers)):
+            return written
     begun = at
     left = list(buffers)
     while left:
@@ -113,7 +117,7 @@ class Segment:
             # The next append overwrites what is left there; recovery cuts it as a torn tail.
             return
 
-    def note(self, boundaries: array[int], times: array[int]) -> None:
+    def note(self, boundaries: Sequence[int], times: Sequence[int]) -> None:
         """Remember where the messages just appended begin."""
         self.boundaries.extend(boundaries)
         self.times.extend(times)

@@ -16,6 +16,7 @@ from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.log.rendition import Rendition
 from relay.log.segment import MemorySource, Segment, SegmentSource
+from relay.log.state import LogState
 
 
 class Storage:
@@ -39,7 +40,7 @@ class Storage:
             self._rendition.add(segment)
             self.held += segment.size
 
-    def write(self, buffers: Sequence[bytes], before: LogStart) -> Segment:
+    def write(self, buffers: Sequence[bytes], before: LogState) -> Segment:
         """Write at the end of the active segment, or of one in memory; ``before`` is the log's state there.
 
         Raises:
@@ -58,16 +59,16 @@ class Storage:
         self.is_storing = active.is_stored
         return active
 
-    def _write_elsewhere(self, active: Segment, buffers: Sequence[bytes], before: LogStart) -> tuple[Segment, int]:
+    def _write_elsewhere(self, active: Segment, buffers: Sequence[bytes], before: LogState) -> tuple[Segment, int]:
         if self.is_storing:
             self._drop_half(active)
             try:
                 return active, active.append(buffers)
             except OSError:
                 self.errors += 1
-        memory = MemorySource().open(before)
+        memory = MemorySource().open(before.here())
         if active.size:
-            self.seal(before)
+            self.seal(before.here())
         else:
             self._rendition.remove_last()
             self.guard(active.retire)

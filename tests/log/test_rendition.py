@@ -12,6 +12,7 @@ from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.log.rendition import FlvRendition, Rendition, write_tags
 from relay.log.segment import MemorySegment, MemorySource
+from relay.log.state import LogState
 from tests.log.model import audio, contents, fill, flv_bytes, gops, rtmp_bytes, video
 from tests.wire import aac_header, avc_header, metadata
 
@@ -120,7 +121,7 @@ class FlvTests(SynchronousTestCase):
 
     def append(self, *messages: object) -> None:
         start = LogStart(0, self.flv.end)
-        self.flv.append(start, messages, array("q", [message.timestamp for message in messages]))
+        self.flv.append(LogState(start), messages, [message.timestamp for message in messages])
 
     def test_tags_are_canonical(self) -> None:
         sent = [metadata(), avc_header(), aac_header(), video(0xFFFFFF, True), audio(0xFFFFFFFF)]
