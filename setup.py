@@ -18,7 +18,7 @@ setup(
         "zope.interface>=6",
     ],
     extras_require={
-        "test": ["av>=12", "hypothesis>=6.100", "imageio-ffmpeg>=0.5", "pytest>=8"],
+        "test": ["av>=12", "hypothesis>=6.100", "imageio-ffmpeg>=0.5", "pytest>=8", "pytest-twisted>=1.14"],
         "dev": ["mypy>=1.10", "mypy-zope>=1.0.5", "ruff>=0.6"],
     },
 )

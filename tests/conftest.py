@@ -1,8 +1,9 @@
 """What pytest adds to the suite: hypothesis profiles, and two checks after each test in the rooms that use a reactor.
 
-A test that waits for Deferreds is a ``twisted.trial.unittest.TestCase`` with an ``async def`` method: pytest and trial
-both run those.  pytest-twisted is switched off (pyproject.toml): its reactor keeps running in a greenlet after the
-first plain test function, and from then on every trial test that has to wait fails.
+A test that waits for Deferreds is a ``twisted.trial.unittest.TestCase`` with an ``async def`` method, which pytest and
+trial both run; or, where pytest's fixtures or parameters are wanted, a function that pytest-twisted runs.  The two
+take turns: pytest-twisted's reactor keeps running in a greenlet after its first function, and a trial test that waits
+would start it again.  So all test cases run first (:func:`pytest_collection_modifyitems`).
 
 trial checks its own test cases for delayed calls, open ports and logged errors.  It does not check plain functions,
 nor see connections that were added to the reactor and lost again by the test.  :func:`clean_reactor` does both.
@@ -16,6 +17,8 @@ from typing import Any
 
 import attrs
 import pytest
+import pytest_twisted
+from _pytest.unittest import TestCaseFunction
 from hypothesis import settings
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,6 +30,24 @@ settings.register_profile("ci", max_examples=1000, deadline=None, derandomize=Tr
 settings.load_profile("ci" if is_ci() else "dev")
 
 _REACTOR_ROOMS = frozenset({"net", "tiers", "admin", "integration", "interop"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trial's test cases first: see the module."""
+    items.sort(key=lambda item: not isinstance(item, TestCaseFunction))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Leave to pytest-twisted only what is marked as its own.
+
+    It would run every function in its greenlet, and it wraps a parametrized hypothesis test once for each parameter,
+    on top of the former wrap.
+    """
+    if pytest_twisted._get_mark(pyfuncitem.obj) is not None:
+        return None
+    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+    return True
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -138,9 +138,13 @@ class StoringNode(Node):
         self.logs.forget(name)
 
     def stop_after(self, first: Sequence[Deferred[Any]]) -> Deferred[None]:
+        return super().stop_after(first).addCallback(lambda _: self._close())
+
+    def _close(self) -> None:
+        """The last publishers have left, which starts their streams' ends: no more of that."""
         for ingest in self._ingests.values():
             ingest.close()
-        return super().stop_after(first).addCallback(lambda _: self.logs.close())
+        self.logs.close()
 
     def _timeline(self, stream: LiveStream) -> Timeline:
         """The stream's clock goes on where its log ends, or where its copies do if the log was lost."""
