@@ -30,7 +30,7 @@ from relay.limits import Limits
 from relay.log.headers import HeadersInForce
 from relay.log.timeline import Timeline
 from relay.net.streams import Hub, LiveStream
-from relay.rtmp.media import describe
+from relay.rtmp.media import MediaInfo, describe
 from relay.rtmp.messages import MediaMessage, MessageType
 
 
@@ -151,7 +151,7 @@ class Ingest:
         is_video = message.message_type == MessageType.VIDEO
         publication.has_video |= is_video
         if publication is not self._active:
-            if not self._may_promote(publication, is_video, info.is_keyframe):
+            if not self._may_promote(publication, message.message_type, info):
                 return
             self._take_over(publication, "promoted")
             self._write_headers(publication, message.timestamp)
@@ -166,13 +166,14 @@ class Ingest:
         """A publisher is gone."""
         if publication in self._standby:
             self._standby.remove(publication)
-        if publication is not self._active:
-            return
-        self._active = None
-        self.stream.flush()
-        self.log.info("{stream}: {who} left", stream=str(self.stream.name), who=publication.publisher.describe())
-        self._hub.set_live(self.stream, False, "")
-        if not self._standby:
+        elif publication is self._active:
+            self._active = None
+            self.stream.flush()
+            self.log.info("{stream}: {who} left", stream=str(self.stream.name), who=publication.publisher.describe())
+            self._hub.set_live(self.stream, False, "")
+        else:
+            return  # it was sent away before
+        if self._active is None and not self._standby:
             self._ending = self.clock.callLater(self._end_seconds, self._end)
 
     def close(self) -> None:
@@ -184,13 +185,15 @@ class Ingest:
     def _is_silent(self, publication: Publication) -> bool:
         return self.clock.seconds() - publication.heard_at > self._takeover_seconds
 
-    def _may_promote(self, publication: Publication, is_video: bool, is_keyframe: bool) -> bool:
-        """May this message of one that stands by be its first in the log?"""
+    def _may_promote(self, publication: Publication, message_type: int, info: MediaInfo) -> bool:
+        """May this message of one that stands by be its first in the log?  A keyframe, or sound if that is all."""
         if publication not in self._standby:
             return False  # it was sent away; its last bytes are still coming in
         if self._policy is SecondPublisher.STANDBY and self._active is not None and not self._is_silent(self._active):
             return False
-        return is_keyframe if is_video else not publication.has_video
+        if publication.has_video:
+            return info.is_keyframe and message_type == MessageType.VIDEO
+        return message_type == MessageType.AUDIO and not info.is_sequence_header
 
     def _take_over(self, publication: Publication, why: str) -> None:
         former = self._active
