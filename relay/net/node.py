@@ -100,8 +100,8 @@ class Node(MultiService):
 
     @property
     def viewers(self) -> int:
-        """How many watch or copy."""
-        return sum(len(stream.viewers) for stream in self.hub)
+        """How many watch; neighbours' copies are not counted."""
+        return sum(stream.watching for stream in self.hub)
 
     def publish(self, name: StreamName, publisher: RtmpServerProtocol) -> Publication:
         """Only origins take encoders.

@@ -49,6 +49,11 @@ class LiveStream:
     def __repr__(self) -> str:
         return f"<LiveStream {self.name} {'live' if self.is_live else 'idle'} end={self.log.end}>"
 
+    @property
+    def watching(self) -> int:
+        """How many watch; neighbours' copies are not counted."""
+        return sum(not viewer.is_copy for viewer in self.viewers)
+
     def add_viewer(self, viewer: Viewer) -> None:
         """Wake ``viewer`` from now on; adding it again is harmless."""
         self.viewers[viewer] = None
@@ -84,7 +89,7 @@ class LiveStream:
 
     def succeed(self, log: StreamLog) -> None:
         """A new epoch goes on where the present one ends."""
-        if not self.log.is_finished:
+        if self.log.successor is not log:
             self.log.finish(log)
         self.log = log
         self.wakeup.notify()
@@ -109,9 +114,9 @@ class LiveStream:
         self._metered = (now, self.log.end)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything; readers that are left are told to go."""
         for viewer in list(self.viewers):
-            viewer.stop()
+            viewer.dismiss()
         self.wakeup.close()
         self.log.close()
 

@@ -69,9 +69,6 @@ class MediaForm:
     def __init__(self) -> None:
         self._metadata: bytes | None = None
 
-    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
-        return b""
-
     def headers(self, join: LogStart) -> Iterator[MediaMessage]:
         """The headers in force, stamped with the join point's time; metadata first, with 0, and only if it is new.
 
@@ -106,6 +103,10 @@ class RtmpForm(MediaForm):
     def landing(self, log: StreamLog, join: LogStart) -> bytes:
         return b"".join(encode(message) for message in self.headers(join))
 
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
+        """An origin's log begins with its headers; a copy's may begin after them."""
+        return self.landing(log, start)
+
     def ending(self) -> bytes:
         return self._ending()
 
@@ -128,6 +129,9 @@ class FlvForm(MediaForm):
         self._has_begun = True
         return head + b"".join(tag(message) for message in self.headers(join))
 
+    def crossing(self, log: StreamLog, start: LogStart) -> bytes:
+        return self.landing(log, start)
+
     def ending(self) -> bytes:
         return b""
 
@@ -148,7 +152,7 @@ class Viewer:
         stream: what to read.
         transport: where to; nobody else may write to it from the start on, but by ``interject``.
         form: RTMP, FLV or replication.
-        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow");
+        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow", "stream_gone");
             the owner then closes the transport.  Not called after ``stop``.
         now: clock seconds.
     """
@@ -175,6 +179,11 @@ class Viewer:
     def log(self) -> StreamLog:
         """The epoch it reads now."""
         return self._log
+
+    @property
+    def is_copy(self) -> bool:
+        """Is this a neighbour's copy, and not somebody who watches?"""
+        return self._form.is_kept_at_end
 
     @property
     def offset(self) -> int:
@@ -218,6 +227,10 @@ class Viewer:
         if self._form.may_skip and not self._is_skipping and self._is_behind(cursor, skip_seconds):
             self._is_skipping = True
             self._halt()
+
+    def dismiss(self) -> None:
+        """The stream is forgotten here."""
+        self._finish("stream_gone")
 
     def stop(self) -> None:
         """Stop sending; the transport stays open."""

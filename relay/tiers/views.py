@@ -72,7 +72,7 @@ class MediaNodeView:
                 start=stream.log.start,
                 end=stream.log.end,
                 bitrate_bps=stream.bits_per_second,
-                viewers=len(stream.viewers),
+                viewers=stream.watching,
                 source=stream.source,
                 is_live=stream.is_live,
             )

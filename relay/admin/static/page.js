@@ -25,10 +25,10 @@ function row(tag, cells) {
 }
 
 function streamTable(streams) {
-  const table = element("table", "", row("th", ["stream", "bytes", "rate", "viewers"]));
+  const table = element("table", "", row("th", ["stream", "from", "rate", "viewers"]));
   for (const stream of streams) {
     const name = stream.is_live ? stream.name : `${stream.name} (idle)`;
-    const line = row("td", [name, stream.end.toLocaleString("en"), rate(stream.bitrate_bps), stream.viewers]);
+    const line = row("td", [name, stream.source || "–", rate(stream.bitrate_bps), stream.viewers]);
     line.title = `epoch ${stream.epoch}, bytes ${stream.start} to ${stream.end}, from ${stream.source || "nobody"}`;
     table.append(line);
   }
