@@ -74,7 +74,7 @@ class LiveStream:
     def when_reached(self, offset: int) -> Deferred[LiveStream]:
         """Fires when the present log ends at ``offset`` or later, or is no longer the present one.  May be
         cancelled."""
-        reached: Deferred[LiveStream] = Deferred(lambda deferred: self._ahead.remove((offset, deferred)))
+        reached: Deferred[LiveStream] = Deferred(self._forget)
         self._ahead.append((offset, reached))
         return reached
 
@@ -104,7 +104,11 @@ class LiveStream:
         reached = [deferred for offset, deferred in self._ahead if offset <= end]
         self._ahead = [(offset, deferred) for offset, deferred in self._ahead if offset > end]
         for deferred in reached:
-            deferred.callback(self)
+            if not deferred.called:  # one that was told may have cancelled another
+                deferred.callback(self)
+
+    def _forget(self, cancelled: Deferred[LiveStream]) -> None:
+        self._ahead = [(offset, deferred) for offset, deferred in self._ahead if deferred is not cancelled]
 
     def meter(self, now: float) -> None:
         """Once a second: measure the bit rate."""
@@ -234,7 +238,8 @@ class Hub:
     def _flushed(self, stream: LiveStream) -> None:
         if stream.name in self._waiting and stream.log.newest_join_point() is not None:
             for deferred in self._waiting.pop(stream.name):
-                deferred.callback(stream)
+                if not deferred.called:  # one that was started may have cancelled another
+                    deferred.callback(stream)
 
     def _forget(self, name: StreamName, deferred: Deferred[LiveStream]) -> None:
         waiting = self._waiting.get(name, [])
