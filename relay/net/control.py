@@ -37,6 +37,7 @@ from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.positions import position_info, start_info
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
+from relay.net.viewer import beginning_of
 from relay.rtmp.events import CommandReceived, Event, PlayRequested
 
 if TYPE_CHECKING:
@@ -204,16 +205,21 @@ class ControlServer:
     def _resume(
         self, protocol: RtmpServerProtocol, request: PlayRequested, stream: LiveStream, epoch: int, offset: int
     ) -> None:
-        """Exactly where it asked if that is here, else at the newest join point, else at the log's end."""
+        """Exactly where it asked if that is here; the next epoch, if that one is over; else the newest join point."""
         form = ReplicaForm(protocol, request.message_stream_id)
         log = stream.find_epoch(epoch)
         if log is not None and log.start <= offset and (offset == log.end or log.rtmp.find(offset) is not None):
             protocol.session.accept_play(request, position_info(epoch, offset))
             protocol.start_replica(stream, form).start_at(log, LogStart(offset))
             return
-        start = stream.log.newest_join_point() or stream.log.end_point()
-        protocol.session.accept_play(request, start_info(stream.log.epoch, start))
-        protocol.start_replica(stream, form).start_at(stream.log, start)
+        if log is not None and log.successor is not None and offset > log.end:
+            log = log.successor
+            start = beginning_of(log)
+        else:
+            log = stream.log
+            start = log.newest_join_point() or log.end_point()
+        protocol.session.accept_play(request, start_info(log.epoch, start))
+        protocol.start_replica(stream, form).start_at(log, start)
 
     def _changed(self, event: str, stream: LiveStream) -> None:
         if event == "disappeared":

@@ -4,13 +4,16 @@ Owns a *group*: upstreams that have the same streams (the origins of a distribut
 Watches each member by a control link, keeps one :class:`relay.net.replication.Replica` per stream of their
 catalogues.  Called by the tiers: a distributor has one group, an aggregator one per pair.
 
+A stream that the members no longer list is kept for ``FORGET_SECONDS``: an origin that has lost its store lists nothing
+until its publishers are back, and what the copies have is then all that there is.
+
 The preferred member is the first.  When it has been up for ``return_seconds``, replicas that read from another go
 back to it: a short while is not enough, or a server that crashes every few seconds would move everybody each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -27,6 +30,7 @@ from relay.net.rtmp_client import ClientSettings
 from relay.net.streams import Hub
 
 RETURN_SECONDS = 5.0
+FORGET_SECONDS = 600.0  # a publisher whose origin was rebuilt is back by then
 
 
 class Gatherer:
@@ -38,6 +42,7 @@ class Gatherer:
         patterns: which streams; literal names among them are what a plain RTMP server is asked for.
         hub, maker, settings, counts: of the node.
         make_pull: how a stream of a plain RTMP server is taken in; None if this tier does not.
+        on_change: called when a member has come or gone, or has told something.
     """
 
     log = Logger()
@@ -54,6 +59,7 @@ class Gatherer:
         counts: Counts,
         make_pull: PullMaker | None = None,
         return_seconds: float = RETURN_SECONDS,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
@@ -69,7 +75,9 @@ class Gatherer:
         self._counts = counts
         self._make_pull = make_pull
         self._return_seconds = return_seconds
+        self._on_change = on_change
         self._refused: set[StreamName] = set()
+        self._listed: dict[str, set[StreamName]] = {member: set() for member, _ in members}
 
     def start(self) -> None:
         """Connect to all members."""
@@ -84,7 +92,11 @@ class Gatherer:
         return DeferredList(ends, consumeErrors=True)
 
     def check(self) -> None:
-        """Once a second: has the preferred member been well for a while?"""
+        """Once a second: has the preferred member been well for a while?  Is a stream gone for good?"""
+        self._return_to_preferred()
+        self._drop_gone()
+
+    def _return_to_preferred(self) -> None:
         preferred, link = self.upstreams[0], self.links[0]
         if link.state != "up" or self._settings.clock.seconds() - link.since < self._return_seconds:
             return
@@ -119,15 +131,28 @@ class Gatherer:
             if not was_usable:
                 for replica in self.replicas.values():
                     replica.factory.wake()
-        self._drop_gone()
+        self._on_change()
 
     def _adopt(self, link: ControlLink) -> None:
+        """Copy what the member lists; what it lists again is asked for at once."""
         for name, entry in link.catalogue.items():
             replica = self.replicas.get(name)
             if replica is None and name.matches(self._patterns) and name not in self._refused:
                 replica = self._begin(name)
             if replica is not None and (replica.factory.current is None or replica.factory.current.name == link.name):
                 replica.set_live(entry.is_live)
+        self._wake_listed(link)
+
+    def _wake_listed(self, link: ControlLink) -> None:
+        before, listed = self._listed[link.name], set(link.catalogue)
+        self._listed[link.name] = listed
+        for name, replica in self.replicas.items():
+            if name in listed - before:
+                replica.factory.wake()
+            elif name in before - listed and (
+                replica.factory.current is None or replica.factory.current.name == link.name
+            ):
+                replica.set_live(False)
 
     def _begin(self, name: StreamName) -> Replica | None:
         if self._hub.get(name) is not None:
@@ -143,14 +168,18 @@ class Gatherer:
         return replica
 
     def _drop_gone(self) -> None:
-        """Forget streams that no member has any more; members that are down have no say."""
-        up = [link for link in self.links if link.state == "up"]
-        if len(up) < len(self.links):
+        """Forget streams that no member has had for long; while a member is down, nothing is known."""
+        if any(link.state != "up" for link in self.links):
             return
-        for name in [name for name in self.replicas if not any(name in link.catalogue for link in up)]:
+        listed = set[StreamName]().union(*(link.catalogue for link in self.links))
+        for name in [name for name in self.replicas if name not in listed and self._is_idle(name)]:
             self.replicas.pop(name).stop()
             self._hub.remove(name)
             self._maker.forget(name)
+
+    def _is_idle(self, name: StreamName) -> bool:
+        stream = self._hub.get(name)
+        return stream is None or self._settings.clock.seconds() - stream.idle_since > FORGET_SECONDS
 
     def _pull_all(self, upstream: Upstream) -> None:
         """A plain RTMP server has no catalogue: ask it for the streams that were named."""

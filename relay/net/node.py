@@ -118,6 +118,10 @@ class Node(MultiService):
     def check(self) -> None:
         """Once a second."""
         self.hub.check()
+        self.tell_health()
+
+    def tell_health(self) -> None:
+        """Let the neighbours know, if it has changed."""
         self.control.set_health(*self.health())
 
     def stop_after(self, first: Sequence[Deferred[Any]]) -> Deferred[None]:

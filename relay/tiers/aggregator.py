@@ -75,6 +75,7 @@ class Aggregator(Node):
                 maker=logs,
                 settings=self.upstream_settings,
                 counts=self.counts,
+                on_change=self.tell_health,
             )
             for name, members in pairs
         ]

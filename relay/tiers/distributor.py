@@ -82,6 +82,7 @@ class Distributor(StoringNode):
             maker=self.logs,
             settings=self.upstream_settings,
             counts=self.counts,
+            on_change=self.tell_health,
             make_pull=self._make_pull,
         )
 
