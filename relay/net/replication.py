@@ -10,6 +10,7 @@ Theory.  The copy always asks for its log's end (epoch, offset).  What the upstr
     this epoch, further back    the upstream can't go on from where we are.  It repeats bytes; they are compared
                                 with ours and dropped.  If they differ, the upstream contradicts itself or us: said
                                 loudly, counted, and nothing of it is written (I1)
+    an epoch that we have left  the upstream is behind us: another is asked, or this one again later
     another epoch               the log begins again there; readers of the old one cross over when they have read it
     no position                 not one of our nodes: this copy can't be made (pull such servers instead)
 """
@@ -21,7 +22,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from relay.errors import LogDiverged, RemoteProtocolError
+from relay.errors import LogDiverged, RelayError, RemoteProtocolError
 from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.record import record_size
@@ -45,6 +46,10 @@ class LogMaker(Protocol):
 
     def forget(self, name: StreamName) -> None:
         """The stream is gone for good."""
+
+
+class UpstreamBehind(RelayError):
+    """An upstream is so far behind that nothing can be read from it now."""
 
 
 class Counts:
@@ -94,7 +99,11 @@ class _ReplicaProtocol(RtmpClientProtocol):
         told = read_position(info)
         if told is None:
             raise RemoteProtocolError("no position in Play.Start")
-        self._replica.moved(told)
+        try:
+            self._replica.moved(told)
+        except UpstreamBehind as error:
+            self.log.info("{stream}: {error}", stream=str(self._replica.name), error=str(error))
+            self.give_up("behind")
 
     def read_done(self) -> None:
         self._replica.flush()
@@ -160,9 +169,16 @@ class Replica:
     # told by the protocol
 
     def moved(self, told: ToldPosition) -> None:
-        """The bytes that follow stand there."""
+        """The bytes that follow stand there.
+
+        Raises:
+            RemoteProtocolError: they can't.
+            UpstreamBehind: they are of an epoch that we have left behind.
+        """
         stream = self._stream
         self._repeated_until = 0
+        if stream is not None and stream.log.epoch != told.epoch and stream.find_epoch(told.epoch) is not None:
+            raise UpstreamBehind(f"{self._from} is still in epoch {told.epoch}")
         if stream is None or stream.log.epoch != told.epoch:
             self._begin(told)
         elif told.offset > stream.log.end:
