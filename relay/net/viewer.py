@@ -152,8 +152,8 @@ class Viewer:
         stream: what to read.
         transport: where to; nobody else may write to it from the start on, but by ``interject``.
         form: RTMP, FLV or replication.
-        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow", "stream_gone");
-            the owner then closes the transport.  Not called after ``stop``.
+        on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow",
+            "stream_gone"); the owner then closes the transport.  Not called after ``stop``.
         now: clock seconds.
     """
 

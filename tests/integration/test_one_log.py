@@ -14,7 +14,8 @@ import pytest
 from relay.log.files import parse_segment_name
 from relay.log.record import parse, record_size
 from relay.log.store import directory_name
-from relay.rtmp.messages import MediaMessage
+from relay.rtmp.media import describe
+from relay.rtmp.messages import MediaMessage, MessageType
 from tests.clients import Watcher, elapsed_ms, frames, is_run, looped, publish, read_clip, watch
 from tests.cluster import ClusterTestCase, Node, until
 from tests.players import ffmpeg_publish
@@ -107,7 +108,6 @@ class OneLogTests(ClusterTestCase):
         former = (await self.origin.stream(STREAM))["epoch"]
         await self.origin.kill()
         await until(lambda: publisher.outcome, "the publisher is cut")
-        old = self._stored(self.origin, former)[1]
         rmtree(self.directory / "o1")
         await self.origin.restart()
         await self.origin.when(lambda told: told["state"] == "normal")
@@ -115,7 +115,13 @@ class OneLogTests(ClusterTestCase):
         await watcher.has_frames(FRAMES)
         epoch = (await self.agg1.stream(STREAM, lambda stream: stream["epoch"] != former))["epoch"]
         await watcher.has_frames(FRAMES)
-        self._check_viewer(watcher, old + self._stored(self.origin, epoch)[1])
+        crossed = next(i for i, message in enumerate(watcher.messages) if b"hvc1" in message.payload)
+        header = describe(MessageType.VIDEO, watcher.messages[crossed].payload)
+        self.assertTrue(header.is_sequence_header, "the new epoch's frames come before their header")
+        before, after = watcher.messages[:crossed], watcher.messages[crossed:]
+        self.assertTrue(is_run(frames(before), frames(parse_log(self._stored(self.a1, former)[1]))))
+        self.assertTrue(is_run(frames(after), frames(parse_log(self._stored(self.origin, epoch)[1]))))
+        self._check_times(watcher)
 
     async def test_preferred_distributor_killed_or_stopped_costs_the_viewer_nothing(self) -> None:
         """Its viewers read on at the other distributor, and at the preferred one again when that is well."""
@@ -141,6 +147,10 @@ class OneLogTests(ClusterTestCase):
         """Was it sent one run of the log, in growing time?"""
         seen = frames(watcher.messages)
         self.assertTrue(is_run(seen, frames(parse_log(log))), "the viewer was sent something else than the log")
+        self._check_times(watcher)
+
+    def _check_times(self, watcher: Watcher) -> None:
+        seen = frames(watcher.messages)
         for kind in {message.message_type for message in seen}:
             times = [message.timestamp for message in seen if message.message_type == kind]
             steps = [elapsed_ms(earlier, later) for earlier, later in pairwise(times)]
