@@ -110,8 +110,8 @@ class HttpFlvProtocol(TwistedProtocol):
             is_there = stream is not None and stream.log.newest_join_point() is not None
             self._answer(HTTPStatus.OK if is_there else HTTPStatus.NOT_FOUND)
             return
-        self._waiting = self.node.hub.when_joinable(name)
-        self._waiting.addCallbacks(self._joinable, self._absent)
+        self._waiting = joinable = self.node.hub.when_joinable(name)
+        joinable.addCallbacks(self._joinable, self._absent).addErrback(self._failed)
 
     def _joinable(self, stream: LiveStream) -> None:
         self._waiting = None
@@ -127,6 +127,11 @@ class HttpFlvProtocol(TwistedProtocol):
             self._answer(HTTPStatus.NOT_FOUND, failure.getErrorMessage())
         elif failure.check(CancelledError) is None:
             self.log.failure("waiting for a stream", failure)
+
+    def _failed(self, failure: Failure) -> None:
+        """A fault of ours costs this connection alone."""
+        self.log.failure("starting to play", failure)
+        self.close("fault")
 
     # the answer
 

@@ -248,8 +248,9 @@ class RtmpServerProtocol(TwistedProtocol):
         if "epoch" in query and self.peer_node is not None:
             self.node.control.replicate(self, request, name, query)
             return
-        self._waiting = self.node.hub.when_joinable(name)
-        self._waiting.addCallbacks(self._joinable, self._absent, callbackArgs=(request,), errbackArgs=(request,))
+        self._waiting = joinable = self.node.hub.when_joinable(name)
+        joinable.addCallbacks(self._joinable, self._absent, callbackArgs=(request,), errbackArgs=(request,))
+        joinable.addErrback(self._failed)
 
     def wait_for(self, ready: Deferred[LiveStream], call: Callable[[LiveStream], None]) -> None:
         """A neighbour's copy waits for something; forgotten if the connection goes first."""
@@ -259,7 +260,12 @@ class RtmpServerProtocol(TwistedProtocol):
             call(stream)
 
         self._waiting = ready
-        ready.addCallbacks(done, lambda failure: failure.trap(CancelledError) and None)
+        ready.addCallbacks(done, lambda failure: failure.trap(CancelledError) and None).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        """A fault of ours costs this connection alone."""
+        self.log.failure("starting to play", failure)
+        self.close("fault")
 
     def _joinable(self, stream: LiveStream, request: events.PlayRequested) -> None:
         self._waiting = None
@@ -298,7 +304,13 @@ class RtmpServerProtocol(TwistedProtocol):
         publication = self._publications.pop(message_stream_id, None)
         if publication is not None:
             publication.end()
+        elif self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
         elif self.viewer is not None:
+            if not self.viewer.is_between_messages():
+                self.close("viewer_stopped")  # nothing may follow half a message but its other half
+                return
             self.viewer.stop()
             self.viewer = None
         if not self._publications and self.viewer is None:

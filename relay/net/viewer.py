@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import ITransport
+from twisted.logger import Logger
 
 from relay.errors import PositionUnavailable
 from relay.flv.tags import FILE_HEADER, tag
@@ -153,9 +154,11 @@ class Viewer:
         transport: where to; nobody else may write to it from the start on, but by ``interject``.
         form: RTMP, FLV or replication.
         on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow",
-            "stream_gone"); the owner then closes the transport.  Not called after ``stop``.
+            "stream_gone", "fault"); the owner then closes the transport.  Not called after ``stop``.
         now: clock seconds.
     """
+
+    log_source = Logger()
 
     def __init__(
         self, stream: LiveStream, transport: ITransport, form: Form, on_end: Callable[[str], None], now: float
@@ -201,8 +204,25 @@ class Viewer:
         self._begin(start)
 
     def pump(self) -> None:
-        """Send what there is (called by the wake-up)."""
-        self._follower.pump()
+        """Send what there is (called by the wake-up).
+
+        A fault here costs this reader alone: whoever wrote to the log, and the other readers, go on.
+        """
+        try:
+            self._follower.pump()
+        except Exception:
+            self.log_source.failure("sending {stream}", stream=str(self.stream.name))
+            self._finish("fault")
+
+    def is_between_messages(self) -> bool:
+        """Has the transport been given whole messages only?"""
+        cursor = self._cursor
+        if cursor is None:
+            return True
+        try:
+            return cursor.rendition.boundary_at_or_after(cursor.offset) == cursor.offset
+        except PositionUnavailable:
+            return False
 
     def interject(self, data: bytes) -> None:
         """Send ``data`` at the next message boundary."""
