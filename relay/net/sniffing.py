@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from relay.errors import RemoteProtocolError
 from relay.limits import Limits
 from relay.net.admission import Admission
-from relay.net.proxy import ProxyHeader, ProxyReader
+from relay.net.proxy import V1_PREFIX, ProxyHeader, ProxyReader
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
@@ -125,6 +125,7 @@ class SniffingProtocol(Protocol):
         self._inner: Protocol | None = None
         self._proxy: ProxyReader | None = None
         self._is_proxied = False
+        self._unread = b""
         self._deadline: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -152,12 +153,18 @@ class SniffingProtocol(Protocol):
         self.transport.loseConnection()
 
     def _sniff(self, data: bytes) -> None:
+        is_more = bool(self._unread)
+        data, self._unread = self._unread + data, b""
         first = data[0]
         if first == RTMP_VERSION:
             self._speak(self.ports.make_rtmp(self._peer), data)
         elif not self._is_proxied and first in b"\r\nP" and self._may_be_proxy(data):
+            if not is_more:
+                self._restart_deadline(self.ports.limits.proxy_header_seconds)
+            if V1_PREFIX.startswith(data) and data != V1_PREFIX:
+                self._unread = data  # POST begins like that, too
+                return
             self._proxy = ProxyReader(self.ports.limits)
-            self._restart_deadline(self.ports.limits.proxy_header_seconds)
             self._read_proxy(data)
         elif 0x41 <= first <= 0x5A:  # a method letter
             self._speak(self.ports.make_http(self._peer), data)
@@ -166,7 +173,7 @@ class SniffingProtocol(Protocol):
 
     def _may_be_proxy(self, data: bytes) -> bool:
         """Is this a PROXY header, from somebody who may send one?  ("P" may also begin POST or PUT.)"""
-        if data[:1] == b"P" and b"PROXY "[: len(data)] != data[:6]:
+        if data[:1] == b"P" and V1_PREFIX[: len(data)] != data[: len(V1_PREFIX)]:
             return False
         return self.ports.trusts(self._host) or data[:1] == b"\r"
 
