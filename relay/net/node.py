@@ -15,6 +15,7 @@ from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
 
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.names import StreamName
@@ -53,6 +54,8 @@ class Node(MultiService):
         clock: the reactor.
     """
 
+    log = Logger()
+
     def __init__(self, settings: NodeSettings, clock: IReactorTime) -> None:
         super().__init__()
         self.setName(settings.identity.name)
@@ -76,7 +79,7 @@ class Node(MultiService):
             ),
         )
         self._listeners: list[ListeningService] = []
-        timer = TimerService(1.0, self.check)
+        timer = TimerService(1.0, self._check_always)
         timer.clock = clock
         timer.setServiceParent(self)
 
@@ -114,6 +117,13 @@ class Node(MultiService):
     def health(self) -> tuple[str, list[str]]:
         """("normal" | "degraded" | "down", reasons)."""
         return "normal", []
+
+    def _check_always(self) -> None:
+        """A timer that meets an error stops; this one must not."""
+        try:
+            self.check()
+        except Exception:
+            self.log.failure("the check of this second failed")
 
     def check(self) -> None:
         """Once a second."""

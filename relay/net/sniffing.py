@@ -144,9 +144,9 @@ class SniffingProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
         self._decided()
-        self.ports.gone(self, self._host)
         if self._inner is not None:
             self._inner.connectionLost(reason)
+        self.ports.gone(self, self._host)  # last: a node that stops takes it that nothing more happens
 
     def lose(self) -> None:
         """Let go of the peer when it has what was written."""

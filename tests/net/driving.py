@@ -7,11 +7,15 @@ from collections.abc import Iterable
 
 import attrs
 from twisted.internet import tcp
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 
 from relay.flv.tags import TagReader
 from relay.limits import DEFAULT_LIMITS
+from relay.log.options import LogOptions
 from relay.net.following import FollowingTransport
+from relay.net.identity import NodeIdentity
+from relay.net.node import NodeSettings
+from relay.net.storing import IngestSettings, StoreSettings, StoringNode
 from relay.rtmp.chunks import ChunkReader
 from relay.rtmp.client import ClientSession
 from relay.rtmp.events import Connected, Event, HandshakeDone, MediaReceived, StatusReceived, StreamCreated
@@ -183,3 +187,41 @@ class Player(Protocol):
 
     def has(self, kind: type) -> bool:
         return any(isinstance(event, kind) for event in self.events)
+
+
+class PublishingNode(StoringNode):
+    """A node that takes encoders, as an origin does."""
+
+    is_writer = True
+
+    def publish(self, name, publisher):
+        return self.ingest(name).admit(publisher)
+
+
+def make_node(network, name="o1", kind=PublishingNode, secret=None, directory=None, **changes):
+    """A running node on a memory network, and the endpoint where it is reached.
+
+    ``changes`` are limits, or settings of ingest.
+    """
+    ingest = {key: changes.pop(key) for key in list(changes) if key in attrs.fields_dict(IngestSettings)}
+    identity = NodeIdentity(name=name, tier="origin", secret=secret)
+    settings = NodeSettings(identity=identity, limits=attrs.evolve(DEFAULT_LIMITS, **changes))
+    store = StoreSettings(directory=directory, keep=LogOptions(keep_ms=3_600_000))
+    node = kind(settings, network.reactor, store, IngestSettings(**ingest))
+    node.startService()
+    return node, network.endpoint(node.ports)
+
+
+def connect(network, endpoint, protocol):
+    """A client on the node; it is connected when this returns, and all is carried that it had to say."""
+    connecting = endpoint.connect(Factory.forProtocol(lambda: protocol))
+    network.carry()
+    assert getattr(connecting, "result", None) is protocol, connecting
+    return protocol
+
+
+def stop_node(network, node):
+    """Stop a node and let its last words pass; all that it held is then gone."""
+    stopping = node.stopService()
+    network.advance(node.limits.close_seconds + 1, step=0.5)
+    assert stopping.called, "the node does not stop"
