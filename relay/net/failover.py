@@ -82,7 +82,7 @@ class FailoverFactory(Factory):
     ) -> None:
         self.current: Upstream | None = None
         self.failovers = 0
-        self._members = members
+        self.members = members
         self._build = build
         self._clock = clock
         self._backoff = backoff or Backoff()
@@ -170,7 +170,7 @@ class FailoverFactory(Factory):
         if self._next is not None:
             chosen, self._next = self._next, None
             return chosen
-        fresh = [member for member in self._members if member.name not in self._tried]
+        fresh = [member for member in self.members if member.name not in self._tried]
         return next((member for member in fresh if member.is_usable), None)
 
     def _attempt(self) -> None:
@@ -186,13 +186,15 @@ class FailoverFactory(Factory):
     def _again(self) -> None:
         self._retry = None
         # Nobody may be known to be usable yet; then the order decides.
-        if not any(member.is_usable for member in self._members):
-            self._next = next(iter(self._members), None)
+        if not any(member.is_usable for member in self.members):
+            self._next = next(iter(self.members), None)
         self._attempt()
 
     def buildProtocol(self, addr: object) -> RtmpClientProtocol:
         assert self.current is not None
-        return self._build(self.current)
+        protocol = self._build(self.current)
+        protocol.factory = self
+        return protocol
 
     def _connected(self, protocol: IProtocol, member: Upstream) -> None:
         self._connecting = None

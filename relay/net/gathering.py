@@ -25,7 +25,7 @@ from relay.names import StreamName
 from relay.net.control import CatalogueEntry, ControlLink, entry_of
 from relay.net.failover import Upstream
 from relay.net.pulling import Pull, PullMaker
-from relay.net.replication import Counts, LogMaker, Replica
+from relay.net.replication import Counts, LogMaker, ReadMode, Replica
 from relay.net.rtmp_client import ClientSettings
 from relay.net.streams import Hub
 
@@ -42,6 +42,7 @@ class Gatherer:
         patterns: which streams; literal names among them are what a plain RTMP server is asked for.
         hub, maker, settings, counts: of the node.
         make_pull: how a stream of a plain RTMP server is taken in; None if this tier does not.
+        mode: read one member at a time, or all at once.
         on_change: called when a member has come or gone, or has told something.
     """
 
@@ -60,6 +61,7 @@ class Gatherer:
         make_pull: PullMaker | None = None,
         return_seconds: float = RETURN_SECONDS,
         on_change: Callable[[], None] = lambda: None,
+        mode: ReadMode = ReadMode.ACTIVE_STANDBY,
     ) -> None:
         self.name = name
         self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
@@ -76,6 +78,7 @@ class Gatherer:
         self._make_pull = make_pull
         self._return_seconds = return_seconds
         self._on_change = on_change
+        self._mode = mode
         self._refused: set[StreamName] = set()
         self._listed: dict[str, set[StreamName]] = {member: set() for member, _ in members}
 
@@ -101,9 +104,8 @@ class Gatherer:
         if link.state != "up" or self._settings.clock.seconds() - link.since < self._return_seconds:
             return
         for name, replica in self.replicas.items():
-            if name in link.catalogue and replica.factory.current not in (None, preferred):
+            if name in link.catalogue and replica.return_to(preferred):
                 self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.name)
-                replica.factory.turn_to(preferred)
 
     def why_not_normal(self) -> list[str]:
         """What is wrong, in words; empty when the preferred member runs."""
@@ -124,13 +126,12 @@ class Gatherer:
             self._pull_all(upstream)
         if was_usable and not upstream.is_usable:
             for replica in list(self.replicas.values()):
-                if replica.factory.current is upstream:
-                    replica.factory.leave(link.why)
+                replica.leave(upstream, link.why)
         if upstream.is_usable:
             self._adopt(link)
             if not was_usable:
                 for replica in self.replicas.values():
-                    replica.factory.wake()
+                    replica.wake()
         self._on_change()
 
     def _adopt(self, link: ControlLink) -> None:
@@ -139,7 +140,7 @@ class Gatherer:
             replica = self.replicas.get(name)
             if replica is None and name.matches(self._patterns) and name not in self._refused:
                 replica = self._begin(name)
-            if replica is not None and (replica.factory.current is None or replica.factory.current.name == link.name):
+            if replica is not None and _hears(replica, link):
                 replica.set_live(entry.is_live)
         self._wake_listed(link)
 
@@ -148,16 +149,14 @@ class Gatherer:
         self._listed[link.name] = listed
         for name, replica in self.replicas.items():
             if name in listed - before:
-                replica.factory.wake()
-            elif name in before - listed and (
-                replica.factory.current is None or replica.factory.current.name == link.name
-            ):
+                replica.wake()
+            elif name in before - listed and _hears(replica, link):
                 replica.set_live(False)
 
     def _begin(self, name: StreamName) -> Replica | None:
         if self._hub.get(name) is not None:
             return None  # another group carries it
-        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts)
+        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts, self._mode)
         try:
             replica.start()
         except LimitExceeded as error:
@@ -192,3 +191,8 @@ class Gatherer:
             if name not in self.pulls:
                 self.pulls[name] = self._make_pull(name, [upstream])
                 self.pulls[name].start()
+
+
+def _hears(replica: Replica, link: ControlLink) -> bool:
+    """Does what this member says of the stream count?  That of those who are read, or of all if none is."""
+    return not replica.sources or link.name in replica.sources

@@ -3,23 +3,29 @@
 Owns one stream's copy: where it goes on, what a gap or another epoch means, whether the bytes may be trusted.  Which
 upstream is asked is :mod:`relay.net.failover`'s business; which streams are copied is :mod:`relay.net.gathering`'s.
 
-Theory.  The copy always asks for its log's end (epoch, offset).  What the upstream says decides:
+Theory.  A copy has one *reading* (active-standby: of the first upstream that serves) or one of each upstream at once
+(merge).  A reading asks for the log's end (epoch, offset), and knows at each message which offset it stands at.  What
+the upstream says first decides:
 
     this epoch, this offset     go on
-    this epoch, further on      the bytes between are gone everywhere we look: a gap, counted, readers jump over it
-    this epoch, further back    the upstream can't go on from where we are.  It repeats bytes; they are compared
-                                with ours and dropped.  If they differ, the upstream contradicts itself or us: said
-                                loudly, counted, and nothing of it is written (I1)
+    this epoch, further on      the bytes between are gone everywhere we look: a gap, counted, readers jump over it.
+                                (Unless another reading still fills it.)
+    this epoch, further back    the upstream can't go on from where we are, and repeats bytes
     an epoch that we have left  the upstream is behind us: another is asked, or this one again later
     another epoch               the log begins again there; readers of the old one cross over when they have read it
     no position                 not one of our nodes: this copy can't be made (pull such servers instead)
+
+Then each message: the one that belongs at the log's end is appended, whichever reading brings it; one that the log has
+is compared with it and dropped.  If they differ, the upstream contradicts itself or us: said loudly, counted, and
+nothing more of it is written (I1).  So in merge the death of an upstream needs no detection at all.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from enum import Enum
+from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from relay.errors import LogDiverged, RelayError, RemoteProtocolError
@@ -64,11 +70,23 @@ class Counts:
         self.failovers = 0
 
 
-class _ReplicaProtocol(RtmpClientProtocol):
-    """One connection that plays the stream from a position on."""
+class ReadMode(Enum):
+    """How many upstreams of a group are read at once."""
+
+    ACTIVE_STANDBY = "active-standby"
+    MERGE = "merge"
+
+
+class Reading(RtmpClientProtocol):
+    """One connection that plays the stream from a position on: its next message stands at ``(epoch, offset)``."""
+
+    factory: FailoverFactory
 
     def __init__(self, settings: ClientSettings, replica: Replica, upstream: Upstream) -> None:
         super().__init__(settings, replica.name.app, f"rtmp://{upstream.name}/{replica.name.app}")
+        self.upstream = upstream
+        self.epoch = 0
+        self.offset = 0
         self._replica = replica
 
     def created(self, message_stream_id: int) -> None:
@@ -81,7 +99,7 @@ class _ReplicaProtocol(RtmpClientProtocol):
 
     def received(self, event: Event) -> None:
         if isinstance(event, MediaReceived):
-            self._replica.copy(event.message)
+            self._replica.copy(self, event.message)
         elif isinstance(event, PlayStarted):
             self.is_ready()
             self._moved(event.info)
@@ -89,7 +107,7 @@ class _ReplicaProtocol(RtmpClientProtocol):
             if event.code == "Relay.Position":
                 self._moved(event.info)
             elif event.code == "Relay.Ended":
-                self._replica.ended()
+                self._replica.ended(self)
             elif event.level == "error":
                 self.give_up(event.code)
         elif isinstance(event, StreamEnded):
@@ -100,7 +118,7 @@ class _ReplicaProtocol(RtmpClientProtocol):
         if told is None:
             raise RemoteProtocolError("no position in Play.Start")
         try:
-            self._replica.moved(told)
+            self._replica.moved(self, told)
         except UpstreamBehind as error:
             self.log.info("{stream}: {error}", stream=str(self._replica.name), error=str(error))
             self.give_up("behind")
@@ -109,7 +127,7 @@ class _ReplicaProtocol(RtmpClientProtocol):
         self._replica.flush()
 
     def over(self, outcome: str) -> None:
-        self._replica.lost(outcome)
+        self._replica.lost(self, outcome)
 
 
 class Replica:
@@ -122,6 +140,7 @@ class Replica:
         members: the upstreams, in order of preference.
         settings: who we are.
         counts: of the node.
+        mode: one reading, or one of each member.
     """
 
     log = Logger()
@@ -134,41 +153,71 @@ class Replica:
         members: list[Upstream],
         settings: ClientSettings,
         counts: Counts,
+        mode: ReadMode = ReadMode.ACTIVE_STANDBY,
     ) -> None:
         self.name = name
-        self.factory = FailoverFactory(members, self._build, settings.clock)
         self.is_upstream_live = False
+        groups = [members] if mode is ReadMode.ACTIVE_STANDBY else [[member] for member in members]
+        self.factories = [FailoverFactory(group, self._build, settings.clock) for group in groups]
         self._hub = hub
         self._maker = maker
         self._settings = settings
         self._counts = counts
         self._stream: LiveStream | None = None
-        self._repeated_until = 0
-        self._repeat_offset = 0
+        self._readings: dict[Reading, None] = {}
+        self._end = 0  # the log's, with what was appended since the last flush
 
     def start(self) -> None:
         """Begin, from what is stored if there is anything."""
         log = self._maker.recover(self.name)
         if log is not None:
             self._stream = self._hub.add(self.name, log)
-        self.factory.start()
+            self._end = log.end
+        for factory in self.factories:
+            factory.start()
 
-    def stop(self) -> Deferred[None]:
+    def stop(self) -> Deferred[Any]:
         """End; the stream stays as it is."""
-        return self.factory.stop()
+        return DeferredList([factory.stop() for factory in self.factories])
+
+    # what the gatherer asks and says
 
     def position(self) -> tuple[int, int]:
         """(epoch, offset) to go on from; (0, 0) if there is nothing yet."""
         return (0, 0) if self._stream is None else (self._stream.log.epoch, self._stream.log.end)
+
+    @property
+    def sources(self) -> list[str]:
+        """Who is read, or asked."""
+        return [factory.current.name for factory in self.factories if factory.current is not None]
 
     def set_live(self, is_live: bool) -> None:
         """The upstream says whether somebody publishes."""
         self.is_upstream_live = is_live
         self._show()
 
-    # told by the protocol
+    def wake(self) -> None:
+        """An upstream has become usable, or has the stream now."""
+        for factory in self.factories:
+            factory.wake()
 
-    def moved(self, told: ToldPosition) -> None:
+    def leave(self, upstream: Upstream, why: str) -> None:
+        """This upstream is known to be dead."""
+        for factory in self.factories:
+            if factory.current is upstream:
+                factory.leave(why)
+
+    def return_to(self, preferred: Upstream) -> bool:
+        """Go back to the preferred upstream, if another is read in its place."""
+        for factory in self.factories:
+            if factory.current not in (None, preferred) and preferred in factory.members:
+                factory.turn_to(preferred)
+                return True
+        return False
+
+    # told by the readings
+
+    def moved(self, reading: Reading, told: ToldPosition) -> None:
         """The bytes that follow stand there.
 
         Raises:
@@ -176,65 +225,77 @@ class Replica:
             UpstreamBehind: they are of an epoch that we have left behind.
         """
         stream = self._stream
-        self._repeated_until = 0
         if stream is not None and stream.log.epoch != told.epoch and stream.find_epoch(told.epoch) is not None:
-            raise UpstreamBehind(f"{self._from} is still in epoch {told.epoch}")
+            raise UpstreamBehind(f"{reading.upstream.name} is still in epoch {told.epoch}")
         if stream is None or stream.log.epoch != told.epoch:
-            self._begin(told)
-        elif told.offset > stream.log.end:
-            self._jump(stream, told)
-        elif told.offset < stream.log.end:
-            self._repeat_offset, self._repeated_until = told.offset, stream.log.end
+            self._begin(reading, told)
+        elif told.offset > self._end and not self._is_filled_by_another(reading):
+            self._jump(reading, stream, told)
+        reading.epoch, reading.offset = told.epoch, told.offset
+        self._readings[reading] = None
         self._show()
 
-    def copy(self, message: MediaMessage) -> None:
+    def copy(self, reading: Reading, message: MediaMessage) -> None:
         """One message of the log."""
         assert self._stream is not None
-        log = self._stream.log
-        if self._repeated_until:
-            self._compare(log, message)
+        log, offset, size = self._stream.log, reading.offset, record_size(message)
+        reading.offset += size
+        reading.factory.media_arrived()
+        if reading.epoch != log.epoch or offset > self._end:
+            return  # another reading has crossed to the next epoch, or fills the place between
+        if offset < self._end:
+            self._compare(reading, log, offset, message)
             return
         log.reopen()
         log.append(message)
-        self._counts.bytes_copied += record_size(message)
-        self.factory.media_arrived()
+        self._end += size
+        self._counts.bytes_copied += size
 
     def flush(self) -> None:
         """A read is done."""
         if self._stream is not None:
             self._stream.flush()
 
-    def ended(self) -> None:
-        """The broadcast is over, and we have all of it."""
-        if self._stream is not None:
-            self._stream.flush()
-            self._stream.end()
+    def ended(self, reading: Reading) -> None:
+        """The broadcast is over, and this reading has brought all of it."""
+        stream = self._stream
+        if stream is not None and (reading.epoch, reading.offset) == (stream.log.epoch, self._end):
+            stream.flush()
+            stream.end()
 
-    def lost(self, outcome: str) -> None:
-        """The connection is gone."""
+    def lost(self, reading: Reading, outcome: str) -> None:
+        """A connection is gone."""
         if outcome not in ("stopped", "return_to_preferred"):
             self._counts.failovers += 1
             self.log.info(
-                "{stream}: lost {upstream}: {outcome}", stream=str(self.name), upstream=self._from, outcome=outcome
+                "{stream}: lost {upstream}: {outcome}",
+                stream=str(self.name),
+                upstream=reading.upstream.name,
+                outcome=outcome,
             )
         self.flush()
-        self.factory.lost(outcome)
+        self._readings.pop(reading, None)
+        for other in list(self._readings):
+            if other.offset > self._end and not self._is_filled_by_another(other):
+                other.give_up("ahead")  # it asks again, from where we are
+        reading.factory.lost(outcome)
         self._show()
 
-    @property
-    def _from(self) -> str:
-        current = self.factory.current
-        return "nobody" if current is None else current.name
+    def _is_filled_by_another(self, reading: Reading) -> bool:
+        """Does another reading bring the bytes that come next?"""
+        assert self._stream is not None
+        epoch = self._stream.log.epoch
+        others = (other for other in self._readings if other is not reading)
+        return any(other.epoch == epoch and other.offset <= self._end for other in others)
 
     def _build(self, upstream: Upstream) -> RtmpClientProtocol:
-        return _ReplicaProtocol(self._settings, self, upstream)
+        return Reading(self._settings, self, upstream)
 
     def _show(self) -> None:
         if self._stream is not None:
-            current = self.factory.current
-            self._hub.set_live(self._stream, self.is_upstream_live, "" if current is None else current.name)
+            self._hub.set_live(self._stream, self.is_upstream_live, "+".join(self.sources))
 
-    def _begin(self, told: ToldPosition) -> None:
+    def _begin(self, reading: Reading, told: ToldPosition) -> None:
         if told.start is None:
             raise RemoteProtocolError("another epoch begins without saying how")
         stream = self._stream
@@ -244,42 +305,42 @@ class Replica:
             stream=str(self.name),
             epoch=told.epoch,
             offset=told.offset,
-            upstream=self._from,
+            upstream=reading.upstream.name,
         )
         if stream is None:
             self._stream = self._hub.add(self.name, log)
         else:
             self._counts.epochs += 1
             stream.succeed(log)
+        self._end = told.offset
 
-    def _jump(self, stream: LiveStream, told: ToldPosition) -> None:
+    def _jump(self, reading: Reading, stream: LiveStream, told: ToldPosition) -> None:
         if told.start is None:
             raise RemoteProtocolError("a gap without saying what comes after it")
-        missing = told.offset - stream.log.end
+        missing = told.offset - self._end
         self._counts.bytes_missing += missing
         self._counts.gaps += 1
         self.log.warn(
             "{stream}: {missing} bytes are missing: {upstream} has nothing between {end} and {offset}",
             stream=str(self.name),
             missing=missing,
-            upstream=self._from,
-            end=stream.log.end,
+            upstream=reading.upstream.name,
+            end=self._end,
             offset=told.offset,
         )
         stream.log.skip_to(told.start)
+        self._end = told.offset
 
-    def _compare(self, log: StreamLog, message: MediaMessage) -> None:
+    def _compare(self, reading: Reading, log: StreamLog, offset: int, message: MediaMessage) -> None:
         """The upstream repeats what we have: it must be the same."""
         try:
-            self._repeat_offset = log.check(self._repeat_offset, message)
+            log.check(offset, message)
         except LogDiverged as error:
             self._counts.diverged += 1
             self.log.error(
                 "{stream}: {upstream} has other bytes than we have, nothing of it is copied: {error}",
                 stream=str(self.name),
-                upstream=self._from,
+                upstream=reading.upstream.name,
                 error=str(error),
             )
             raise RemoteProtocolError("the log differs from ours") from None
-        if self._repeat_offset >= self._repeated_until:
-            self._repeated_until = 0

@@ -17,7 +17,7 @@ from relay.log.options import LogOptions
 from relay.net.gathering import Gatherer
 from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
-from relay.net.replication import Counts
+from relay.net.replication import Counts, ReadMode
 from relay.tiers.options import MediaOptions, client_endpoint, keep_options, positive, run_node, serve
 from relay.tiers.views import MediaNodeView
 
@@ -35,9 +35,11 @@ class Options(MediaOptions):
         "reading goes on from the next byte at the other."
     )
     optParameters = [
+        ["read", None, "active-standby",
+         "How a pair is read: active-standby (the preferred one, then its backup) or merge (both at once)."],
         ["keep-seconds", None, 60.0, "Seconds of each stream kept in memory.", positive("--keep-seconds")],
         ["keep-mbytes", None, 128.0, "Megabytes of each stream kept in memory.", positive("--keep-mbytes")],
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,12 +59,17 @@ class Options(MediaOptions):
         super().postOptions()
         if not self["pairs"]:
             raise usage.UsageError("at least one --pair is required")
+        modes = [mode.value for mode in ReadMode]
+        if self["read"] not in modes:
+            raise usage.UsageError(f"--read {self['read']!r} is none of {', '.join(modes)}")
 
 
 class Aggregator(Node):
     """A running aggregator: see :mod:`relay.net.gathering` for how it copies."""
 
-    def __init__(self, settings: NodeSettings, clock: IReactorTime, pairs: Sequence[Pair], keep: LogOptions) -> None:
+    def __init__(
+        self, settings: NodeSettings, clock: IReactorTime, pairs: Sequence[Pair], keep: LogOptions, mode: ReadMode
+    ) -> None:
         super().__init__(settings, clock)
         self.counts = Counts()
         logs = MemoryLogs(keep, settings.limits)
@@ -76,6 +83,7 @@ class Aggregator(Node):
                 settings=self.upstream_settings,
                 counts=self.counts,
                 on_change=self.tell_health,
+                mode=mode,
             )
             for name, members in pairs
         ]
@@ -115,7 +123,7 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
         for name, texts in options["pairs"]
     ]
     keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
-    aggregator = Aggregator(options.settings(), reactor, pairs, keep)
+    aggregator = Aggregator(options.settings(), reactor, pairs, keep, ReadMode(options["read"]))
     links = [link for gatherer in aggregator.gatherers for link in gatherer.links]
     addresses = {member_name(name, i): text for name, texts in options["pairs"] for i, text in enumerate(texts)}
     return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts, addresses), options, reactor)
