@@ -60,6 +60,8 @@ class HttpFlvProtocol(TwistedProtocol):
         self._timer: IDelayedCall | None = None
         self._outcome = ""
         self._has_request = False
+        self._is_head = False
+        self._bytes = 0  # received, the request and what follows it
 
     # Twisted's side
 
@@ -70,6 +72,7 @@ class HttpFlvProtocol(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self._has_request:
             return
+        self._bytes += len(data)
         try:
             self._http.receive_data(data)
             event = self._http.next_event()
@@ -79,6 +82,10 @@ class HttpFlvProtocol(TwistedProtocol):
         if isinstance(event, h11.Request):
             self._has_request = True
             self._cancel_timer()
+            # h11 bounds a head that is not complete; one that came in a single piece is bounded here
+            if self._bytes - len(self._http.trailing_data[0]) > self.node.limits.http_head_bytes:
+                self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too long")
+                return
             self._respond_to(event)
 
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
@@ -91,6 +98,7 @@ class HttpFlvProtocol(TwistedProtocol):
 
     def _respond_to(self, request: h11.Request) -> None:
         method = request.method.decode("ascii")
+        self._is_head = method == "HEAD"
         if method == "OPTIONS":
             self._answer(HTTPStatus.NO_CONTENT)
             return
@@ -160,7 +168,7 @@ class HttpFlvProtocol(TwistedProtocol):
         writer.receive_data(b"GET / HTTP/1.0\r\n\r\n")
         writer.next_event()
         head = writer.send(h11.Response(status_code=status, reason=status.phrase.encode(), headers=headers))
-        self.transport.write((head or b"") + body)
+        self.transport.write((head or b"") + (b"" if self._is_head else body))
 
     # the end
 
