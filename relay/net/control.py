@@ -187,6 +187,9 @@ class ControlServer:
         stream = self._hub.get(name)
         epoch, offset = _number(query.get("epoch")), _number(query.get("offset"))
         session = protocol.session
+        if self.on_report is not None and epoch > 0:
+            time_ms = max(0, _number(query.get("time")))
+            self.on_report(CatalogueEntry(name=name, epoch=epoch, start=0, end=offset, time_ms=time_ms, is_live=False))
         if stream is None:
             session.refuse_play(request, "NetStream.Play.StreamNotFound", f"no stream {name} here")
             protocol.close("play_refused")

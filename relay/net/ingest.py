@@ -176,6 +176,13 @@ class Ingest:
         if self._active is None and not self._standby:
             self._ending = self.clock.callLater(self._end_seconds, self._end)
 
+    def begin_log(self, timeline: Timeline) -> None:
+        """The stream's log is a new one: it begins with the publisher's headers, and a keyframe."""
+        self._timeline = timeline
+        if self._active is not None:
+            self._awaits_keyframe = True
+            self._write_headers(self._active, 0)
+
     def close(self) -> None:
         """Stop the clock."""
         if self._ending is not None:

@@ -45,9 +45,9 @@ class MemoryLogs:
         """Nothing outlives the process."""
         return None
 
-    def new_life(self, name: StreamName, old: StreamLog) -> StreamLog:
-        """A new epoch after ``old``, whose end can't be vouched for; its timeline goes on."""
-        log = self.make(name, new_epoch(old.epoch), LogStart(time_ms=old.end_time_ms), old)
+    def new_life(self, name: StreamName, old: StreamLog, after_ms: int = 0) -> StreamLog:
+        """A new epoch after ``old``, whose end can't be vouched for; its timeline goes on, after ``after_ms``."""
+        log = self.make(name, new_epoch(old.epoch), LogStart(time_ms=max(old.end_time_ms, after_ms)), old)
         old.finish(log)
         return log
 
@@ -97,11 +97,11 @@ class StoredLogs:
             return newest
         return self.new_life(name, newest)
 
-    def new_life(self, name: StreamName, old: StreamLog) -> StreamLog:
-        """A new epoch after ``old``, whose end can't be vouched for; its timeline goes on."""
+    def new_life(self, name: StreamName, old: StreamLog, after_ms: int = 0) -> StreamLog:
+        """A new epoch after ``old``, whose end can't be vouched for; its timeline goes on, after ``after_ms``."""
         epoch = new_epoch(old.epoch)
         self.log.warn("{name}: epoch {old} may have lost bytes; {new} begins", name=str(name), old=old.epoch, new=epoch)
-        log = self.make(name, epoch, LogStart(time_ms=old.end_time_ms), old)
+        log = self.make(name, epoch, LogStart(time_ms=max(old.end_time_ms, after_ms)), old)
         old.finish(log)
         return log
 

@@ -94,8 +94,7 @@ class Reading(RtmpClientProtocol):
             self.log.warn("{name} is no node of this cluster", name=self._tc_url)
             self.give_up("foreign")
             return
-        epoch, offset = self._replica.position()
-        self.session.play(message_stream_id, f"{self._replica.name.name}?epoch={epoch}&offset={offset}")
+        self.session.play(message_stream_id, f"{self._replica.name.name}?{self._replica.query()}")
 
     def received(self, event: Event) -> None:
         if isinstance(event, MediaReceived):
@@ -182,9 +181,12 @@ class Replica:
 
     # what the gatherer asks and says
 
-    def position(self) -> tuple[int, int]:
-        """(epoch, offset) to go on from; (0, 0) if there is nothing yet."""
-        return (0, 0) if self._stream is None else (self._stream.log.epoch, self._stream.log.end)
+    def query(self) -> str:
+        """The position to go on from (zeros if there is nothing yet), and the media time there."""
+        if self._stream is None:
+            return "epoch=0&offset=0"
+        log = self._stream.log
+        return f"epoch={log.epoch}&offset={log.end}&time={log.end_time_ms}"
 
     @property
     def sources(self) -> list[str]:

@@ -87,7 +87,8 @@ class StoringNode(Node):
         stream = self.hub.get(name)
         if stream is None:
             self._make_room()
-            log = self.logs.recover(name) or self.logs.make(name, new_epoch(), LogStart(), None)
+            start = LogStart(time_ms=self.reported_ms.get(name, 0))
+            log = self.logs.recover(name) or self.logs.make(name, new_epoch(), start, None)
             stream = self.hub.add(name, log)
         made = Ingest(
             stream,
@@ -99,6 +100,11 @@ class StoringNode(Node):
         )
         self._ingests[name] = made
         return made
+
+    def renew(self, stream: LiveStream) -> None:
+        """Begin a new epoch of a stream that is written here, later in media time than any copy that was reported."""
+        stream.succeed(self.logs.new_life(stream.name, stream.log, self.reported_ms.get(stream.name, 0)))
+        self.ingest(stream.name).begin_log(self._timeline(stream))
 
     def storage_problems(self) -> list[str]:
         """Which streams the disk does not take, in words."""

@@ -28,6 +28,8 @@ from relay.net.urls import RtmpUrl, parse_rtmp_url
 from relay.tiers.options import StoreOptions, positive, run_node, serve
 from relay.tiers.views import MediaNodeView
 
+COPIES_APART_MS = 1_000  # the copies of a log that was lost end at about the same time; the next log begins after all
+
 
 class Options(StoreOptions):
     """Command line of ``relay-origin``."""
@@ -124,8 +126,20 @@ class Origin(StoringNode):
         return ("degraded" if why else "normal"), why
 
     def _replica_reports(self, entry: CatalogueEntry) -> None:
+        """A copy of an epoch that was lost here: what is published now must come later in media time."""
+        stream = self.hub.get(entry.name)
+        if stream is not None and stream.find_epoch(entry.epoch) is not None:
+            return
         if entry.name in self.reported_ms or len(self.reported_ms) < self.limits.streams:
-            self.reported_ms[entry.name] = max(entry.time_ms, self.reported_ms.get(entry.name, 0))
+            after_all_ms = entry.time_ms + COPIES_APART_MS
+            self.reported_ms[entry.name] = max(after_all_ms, self.reported_ms.get(entry.name, 0))
+        if stream is not None and entry.time_ms >= stream.log.end_time_ms:
+            self.log.warn(
+                "{stream}: a copy of epoch {epoch}, which was lost here, is ahead in media time; a new epoch begins",
+                stream=str(entry.name),
+                epoch=entry.epoch,
+            )
+            self.renew(stream)
 
     def _replica_is_ahead(self, stream: LiveStream, offset: int) -> None:
         """A copy has bytes that were lost here: this log must not go on at offsets that it has used before."""
@@ -137,7 +151,7 @@ class Origin(StoringNode):
             epoch=ours.epoch,
             end=ours.end,
         )
-        stream.succeed(self.logs.new_life(stream.name, ours))
+        self.renew(stream)
 
 
 def make_origin(options: Options, reactor: Any) -> Origin:

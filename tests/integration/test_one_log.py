@@ -36,6 +36,10 @@ def parse_log(data: bytes) -> list[MediaMessage]:
     return messages
 
 
+def _first_hevc(watcher: Watcher) -> int | None:
+    return next((at for at, message in enumerate(watcher.messages) if message.payload[1:5] == b"hvc1"), None)
+
+
 class OneLogTests(ClusterTestCase):
     """A cluster whose servers are killed, and a publisher who comes back."""
 
@@ -100,7 +104,28 @@ class OneLogTests(ClusterTestCase):
             self._check_viewer(watcher, self._stored(self.origin, epoch)[1])
 
     async def test_origin_that_lost_its_store_begins_an_epoch_that_viewers_cross_into(self) -> None:
-        """What the copies had is served to its end, then the new log from its first byte, later in media time."""
+        """What the copies had is served to its end, then the new log, later in media time."""
+        watcher, former = await self._lose_the_store()
+        await self.origin.restart()
+        for node in (self.a1, self.a2):
+            await node.when(lambda told: told["links"][0]["state"] == "up")
+        await publish(self, self.origin, STREAM, looped(read_clip("hevc_aac.flv")))
+        await self._check_crossing(watcher, former)
+
+    async def test_copies_that_report_after_the_publisher_is_back_still_move_the_clock(self) -> None:
+        """A publisher quicker than the distributors finds an origin that does not know how late it is."""
+        watcher, former = await self._lose_the_store()
+        for node in (self.a1, self.a2):
+            node.signal(signal.SIGSTOP)
+        await self.origin.restart()
+        await publish(self, self.origin, STREAM, looped(read_clip("hevc_aac.flv")))
+        await self.origin.stream(STREAM, lambda stream: stream["end"] > 0)
+        for node in (self.a1, self.a2):
+            node.signal(signal.SIGCONT)
+        await self._check_crossing(watcher, former)
+
+    async def _lose_the_store(self) -> tuple[Watcher, int]:
+        """Publish, watch, and kill the origin with all that it has; the watcher, and the epoch that was."""
         publisher = await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
         await self.agg1.stream(STREAM)
         watcher = await watch(self, self.agg1, STREAM)
@@ -109,13 +134,14 @@ class OneLogTests(ClusterTestCase):
         await self.origin.kill()
         await until(lambda: publisher.outcome, "the publisher is cut")
         rmtree(self.directory / "o1")
-        await self.origin.restart()
-        await self.origin.when(lambda told: told["state"] == "normal")
-        await publish(self, self.origin, STREAM, looped(read_clip("hevc_aac.flv")))
+        return watcher, former
+
+    async def _check_crossing(self, watcher: Watcher, former: int) -> None:
+        """The viewer has read the old epoch to its end, then HEVC from its header on, and no time went back."""
+        await watcher.when(lambda _: _first_hevc(watcher) is not None, "the new epoch is seen")
         await watcher.has_frames(FRAMES)
         epoch = (await self.agg1.stream(STREAM, lambda stream: stream["epoch"] != former))["epoch"]
-        await watcher.has_frames(FRAMES)
-        crossed = next(i for i, message in enumerate(watcher.messages) if b"hvc1" in message.payload)
+        crossed = _first_hevc(watcher)
         header = describe(MessageType.VIDEO, watcher.messages[crossed].payload)
         self.assertTrue(header.is_sequence_header, "the new epoch's frames come before their header")
         before, after = watcher.messages[:crossed], watcher.messages[crossed:]
