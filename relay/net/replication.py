@@ -242,16 +242,16 @@ class Replica:
         assert self._stream is not None
         log, offset, size = self._stream.log, reading.offset, record_size(message)
         reading.offset += size
-        reading.factory.media_arrived()
         if reading.epoch != log.epoch or offset > self._end:
             return  # another reading has crossed to the next epoch, or fills the place between
         if offset < self._end:
             self._compare(reading, log, offset, message)
-            return
-        log.reopen()
-        log.append(message)
-        self._end += size
-        self._counts.bytes_copied += size
+        else:
+            log.reopen()
+            log.append(message)
+            self._end += size
+            self._counts.bytes_copied += size
+        reading.factory.media_arrived()
 
     def flush(self) -> None:
         """A read is done."""
