@@ -221,8 +221,7 @@ class MemoryLink:
         return sent or answered
 
     def kill_server(self) -> None:
-        """The server's process is gone: its kernel tells the client; its own protocol hears nothing more."""
-        self.server.protocol = None
+        """The server's end is gone at once; the client is told when that is carried."""
         self.server.lose(ConnectionLost())
 
     def _carry(self, source: CongestibleTransport, target: CongestibleTransport) -> bool:

@@ -13,8 +13,10 @@ from relay.flv.tags import TagReader
 from relay.limits import DEFAULT_LIMITS
 from relay.log.options import LogOptions
 from relay.net.following import FollowingTransport
+from relay.net.gathering import Gatherer
 from relay.net.identity import NodeIdentity
 from relay.net.node import NodeSettings
+from relay.net.replication import Counts
 from relay.net.storing import IngestSettings, StoreSettings, StoringNode
 from relay.rtmp.chunks import ChunkReader
 from relay.rtmp.client import ClientSession
@@ -225,3 +227,34 @@ def stop_node(network, node):
     stopping = node.stopService()
     network.advance(node.limits.close_seconds + 1, step=0.5)
     assert stopping.called, "the node does not stop"
+
+
+class CopyingNode(StoringNode):
+    """A node that copies from a group of others, as a distributor does."""
+
+    gatherer: Gatherer
+
+    def gather(self, members, **options) -> Gatherer:
+        """Begin to copy from ``(name, endpoint)``, the preferred first."""
+        self.counts = Counts()
+        self.gatherer = Gatherer(
+            "pair",
+            members,
+            **{
+                "patterns": ("*",),
+                "hub": self.hub,
+                "maker": self.logs,
+                "settings": self.upstream_settings,
+                "counts": self.counts,
+                **options,
+            },
+        )
+        self.gatherer.start()
+        return self.gatherer
+
+    def check(self) -> None:
+        super().check()
+        self.gatherer.check()
+
+    def stopService(self):
+        return self.stop_after([self.gatherer.stop()])

@@ -1,0 +1,360 @@
+"""What neighbours tell each other, and how soon a dead one is known to be dead."""
+
+from __future__ import annotations
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase
+
+from relay.errors import RemoteProtocolError
+from relay.limits import DEFAULT_LIMITS
+from relay.log.points import LogStart
+from relay.names import StreamName
+from relay.net.control import DEAD_SECONDS, CatalogueEntry, ControlLink
+from relay.net.identity import ClusterSecret, NodeIdentity
+from relay.net.positions import read_position
+from relay.net.rtmp_client import ClientSettings
+from relay.rtmp.events import CommandAnswered, CommandReceived, PlayStarted, StatusReceived
+from relay.testing import MemoryNetwork, memory_log, publish
+from tests.log.model import gops
+from tests.net.driving import Player, Recorder, connect, make_node, stop_node
+from tests.strategies import amf_values
+from tests.wire import aac_header, avc_header, metadata
+
+NAME = StreamName("live", "demo")
+SECRET = ClusterSecret(b"0123456789abcdef")
+HEADERS = [metadata(), avc_header(), aac_header()]
+MESSAGES = HEADERS + gops(3)
+STEP = 0.01
+
+
+class ControlTestCase(SynchronousTestCase):
+    secret: ClusterSecret | None = None
+
+    def setUp(self) -> None:
+        self.network = MemoryNetwork()
+        self.node, self.endpoint = make_node(self.network, secret=self.secret)
+        self.changes: list[str] = []
+        self.links: list[ControlLink] = []
+
+    def tearDown(self) -> None:
+        for link in self.links:
+            link.stop()
+        self.network.carry()
+        stop_node(self.network, self.node)
+        self.assertEqual([], self.network.reactor.getDelayedCalls())
+
+    def link(self, endpoint=None, secret=None, report=list) -> ControlLink:
+        settings = ClientSettings(
+            identity=NodeIdentity(name="agg1", tier="aggregator", secret=secret or self.secret),
+            limits=DEFAULT_LIMITS,
+            clock=self.network.reactor,
+        )
+        link = ControlLink(
+            "o1", endpoint or self.endpoint, settings, lambda link: self.changes.append(link.state), report=report
+        )
+        self.links.append(link)
+        link.start()
+        self.network.carry()
+        return link
+
+    def go_live(self, name=NAME):
+        stream = self.node.ingest(name).stream
+        publish(stream, MESSAGES)
+        return stream
+
+
+class CatalogueTests(ControlTestCase):
+    def test_neighbour_is_told_every_stream_and_the_health_at_once(self) -> None:
+        stream = self.go_live()
+        link = self.link()
+        entry = link.catalogue[NAME]
+        self.assertEqual(
+            (stream.log.epoch, 0, stream.log.end, stream.log.end_time_ms, False),
+            (entry.epoch, entry.start, entry.end, entry.time_ms, entry.is_live),
+        )
+        self.assertEqual(("up", ("normal", [])), (link.state, link.health))
+        self.assertEqual(["agg1"], self.node.control.neighbours)
+
+    def test_streams_that_come_change_and_go_are_told(self) -> None:
+        link = self.link()
+        self.assertEqual({}, link.catalogue)
+        stream = self.go_live()
+        self.network.carry()
+        self.assertEqual({NAME}, set(link.catalogue))
+        self.node.hub.set_live(stream, True, "x")
+        self.network.carry()
+        self.assertTrue(link.catalogue[NAME].is_live)
+        self.node.hub.set_live(stream, False, "")
+        self.node._ingests.clear()
+        self.node.hub.remove(NAME)
+        self.network.carry()
+        self.assertEqual({}, link.catalogue)
+
+    def test_health_is_told_when_it_changes(self) -> None:
+        link = self.link()
+        told = len(self.changes)
+        for _ in range(5):
+            self.node.control.set_health("degraded", ["a1 is down"])
+        self.network.carry()
+        self.assertEqual(("degraded", ["a1 is down"]), link.health)
+        self.assertEqual(told + 1, len(self.changes))
+
+    def test_thousands_of_streams_are_told_in_one_go(self) -> None:
+        names = [StreamName("live", f"s{index}") for index in range(900)]
+        for name in names:
+            self.node.hub.add(name, memory_log())
+        settings = self.node.upstream_settings
+        link = ControlLink("o1", self.endpoint, settings, lambda link: None)
+        self.links.append(link)
+        link.start()
+        self.network.carry()
+        self.assertEqual(("up", 900), (link.state, len(link.catalogue)))
+
+    def test_node_hears_what_its_neighbours_have(self) -> None:
+        """An origin that lost its store learns from copies how far media time had come."""
+        told: list[CatalogueEntry] = []
+        self.node.control.on_report = told.append
+        entry = CatalogueEntry(name=NAME, epoch=5, start=1, end=99, time_ms=7_000, is_live=True)
+        self.link(report=lambda: [entry])
+        self.assertEqual([entry], told)
+
+    def test_neighbour_that_leaves_is_forgotten(self) -> None:
+        link = self.link()
+        link.stop()
+        self.network.carry()
+        self.assertEqual([], self.node.control.neighbours)
+
+
+class LivenessTests(ControlTestCase):
+    def time_until(self, state: str, link: ControlLink, limit: float = 5.0) -> float:
+        begun = self.network.reactor.seconds()
+        while link.state != state and self.network.reactor.seconds() < begun + limit:
+            self.network.advance(STEP, STEP)
+        return self.network.reactor.seconds() - begun
+
+    def test_peer_that_hangs_is_dead_within_the_dead_time(self) -> None:
+        """Its socket is open and says nothing: a stopped process, a pulled cable.  (FAULTS section 2.)"""
+        for phase in (0.0, 0.05, 0.13, 0.21):
+            with self.subTest(phase=phase):
+                link = self.link()
+                self.network.advance(1 + phase, STEP)
+                self.assertEqual("up", link.state)
+                self.endpoint.links[-1].is_cut = True
+                seconds = self.time_until("down", link)
+                self.assertLessEqual(seconds, DEAD_SECONDS + 2 * DEAD_SECONDS / 3 + 2 * STEP)
+                self.assertGreater(seconds, DEAD_SECONDS / 2)
+                self.assertEqual("dead", link.why)
+                link.stop()
+                self.endpoint.links[-1].is_cut = False
+                self.network.carry()
+
+    def test_idle_peer_that_answers_is_alive(self) -> None:
+        link = self.link()
+        self.network.advance(60, 0.1)
+        self.assertEqual("up", link.state)
+        self.assertEqual(1, self.endpoint.attempts)
+
+    def test_killed_peer_is_known_at_once(self) -> None:
+        link = self.link()
+        self.endpoint.is_listening = False
+        self.endpoint.links[0].kill_server()
+        self.network.carry()
+        self.assertEqual(("down", ("down", ["connection_lost"])), (link.state, link.health))
+
+    def test_peer_that_comes_back_is_up_within_a_second(self) -> None:
+        link = self.link()
+        self.endpoint.is_listening = False
+        self.endpoint.links[0].kill_server()
+        self.network.advance(30)
+        self.endpoint.is_listening = True
+        self.assertLessEqual(self.time_until("up", link), 1.1)
+
+    def test_peer_that_crashes_on_each_hello_is_asked_less_and_less(self) -> None:
+        """Up to once a second."""
+        self.link()
+        for _ in range(20):
+            before = self.endpoint.attempts
+            self.endpoint.open_links[-1].kill_server()
+            while self.endpoint.attempts == before:
+                self.network.advance(STEP, STEP)
+            self.network.carry()
+        before = self.endpoint.attempts
+        self.endpoint.open_links[-1].kill_server()
+        self.network.advance(0.4, STEP)
+        self.assertEqual(before, self.endpoint.attempts)
+
+
+class TrustTests(ControlTestCase):
+    secret = SECRET
+
+    def test_same_secret_is_up(self) -> None:
+        self.assertEqual("up", self.link().state)
+
+    def test_wrong_secret_is_refused_and_nothing_is_told(self) -> None:
+        self.go_live()
+        link = self.link(secret=ClusterSecret(b"another secret, as long"))
+        self.assertEqual(("down", "refused", {}), (link.state, link.why, link.catalogue))
+        self.assertEqual([], self.node.control.neighbours)
+
+    def test_server_that_can_t_prove_itself_is_no_node(self) -> None:
+        """A plain RTMP server, or one that claims our name: its catalogue is not believed."""
+        impostor, endpoint = make_node(self.network, secret=None)
+        settings = ClientSettings(
+            identity=NodeIdentity(name="agg1", tier="aggregator", secret=SECRET),
+            limits=DEFAULT_LIMITS,
+            clock=self.network.reactor,
+        )
+        link = ControlLink("o1", endpoint, settings, lambda link: None)
+        self.links.append(link)
+        link.start()
+        self.network.carry()
+        self.assertEqual(("foreign", {}), (link.state, link.catalogue))
+        self.network.advance(1)
+        self.assertEqual([], endpoint.open_links)
+        stop_node(self.network, impostor)
+
+
+class Neighbour(Player):
+    """A node by what it says at connect: without a secret, one on this host is believed."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(properties={"relayNode": "a1", "relayTier": "distributor"}, **options)
+
+    @property
+    def positions(self):
+        """What the upstream said of the bytes that follow, each time."""
+        infos = [event.info for event in self.events if isinstance(event, PlayStarted | StatusReceived)]
+        return [told for told in map(read_position, infos) if told is not None]
+
+
+class ReplicateTests(ControlTestCase):
+    """``play name?epoch=E&offset=N``: where the bytes that follow stand."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stream = self.go_live()
+        self.log = self.stream.log
+
+    def ask(self, epoch, offset) -> Neighbour:
+        return connect(self.network, self.endpoint, Neighbour(play=f"demo?epoch={epoch}&offset={offset}"))
+
+    def test_exact_position_is_served_from_that_byte(self) -> None:
+        offset = self.log.join_points[1].offset
+        copy = self.ask(self.log.epoch, offset)
+        self.assertEqual([(self.log.epoch, offset, None)], [attrs.astuple(told) for told in copy.positions])
+        self.assertEqual(MESSAGES[13:], copy.media)
+
+    def test_end_is_a_position_and_what_comes_follows(self) -> None:
+        copy = self.ask(self.log.epoch, self.log.end)
+        publish(self.stream, gops(1, start=1200))
+        self.network.carry()
+        self.assertEqual(gops(1, start=1200), copy.media)
+
+    def test_unknown_position_starts_at_the_newest_join_point_and_says_so(self) -> None:
+        for epoch, offset in ((0, 0), (self.log.epoch + 1, 5), ("x", "y"), (-1, -5), (10**30, 10**30)):
+            copy = self.ask(epoch, offset)
+            (told,) = copy.positions
+            join = self.log.newest_join_point()
+            start = LogStart(join.offset, join.flv_offset, join.time_ms, join.headers)
+            self.assertEqual((self.log.epoch, start), (told.epoch, told.start))
+            self.assertEqual(MESSAGES[23:], copy.media)
+
+    def test_stream_that_is_not_here_is_refused(self) -> None:
+        copy = connect(self.network, self.endpoint, Neighbour(play="absent?epoch=0&offset=0"))
+        self.assertEqual((["NetStream.Play.StreamNotFound"], 1), (copy.codes, len(copy.ends)))
+
+    def test_copy_ahead_of_us_waits_for_its_byte(self) -> None:
+        """It has read on at our partner, which is a moment ahead: no byte is sent twice."""
+        ahead = memory_log([*MESSAGES, *gops(1, start=1200)]).end
+        copy = self.ask(self.log.epoch, ahead)
+        self.assertEqual([], copy.positions)
+        publish(self.stream, gops(1, start=1200))
+        publish(self.stream, gops(1, start=1600))
+        self.network.carry()
+        self.assertEqual([(self.log.epoch, ahead, None)], [attrs.astuple(told) for told in copy.positions])
+        self.assertEqual(gops(1, start=1600), copy.media)
+
+    def test_copy_ahead_of_a_writer_makes_it_begin_a_new_epoch(self) -> None:
+        """What was lost here may not be overwritten with other bytes."""
+        told: list[int] = []
+        self.node.control.on_ahead = lambda stream, offset: told.append(offset)
+        copy = self.ask(self.log.epoch, self.log.end + 5)
+        self.assertEqual([self.log.end + 5], told)
+        copy.transport.loseConnection()
+        self.network.carry()
+
+    def test_copy_in_the_former_epoch_reads_it_to_the_end_and_crosses(self) -> None:
+        old, offset = self.log, self.log.join_points[2].offset
+        self.stream.succeed(memory_log(epoch=old.epoch + 1, start=LogStart(time_ms=1200)))
+        publish(self.stream, [avc_header(1200), *gops(1, start=1200)])
+        copy = self.ask(old.epoch, offset)
+        self.assertEqual([*MESSAGES[23:], avc_header(1200), *gops(1, start=1200)], copy.media)
+        self.assertEqual([(old.epoch, offset), (old.epoch + 1, 0)], [(t.epoch, t.offset) for t in copy.positions])
+        self.assertIsNotNone(copy.positions[1].start)
+
+    def test_copy_is_told_the_end_and_stays(self) -> None:
+        copy = self.ask(self.log.epoch, self.log.end)
+        self.stream.end()
+        self.network.carry()
+        self.assertEqual(("Relay.Ended", []), (copy.codes[-1], copy.ends))
+        self.stream.log.reopen()
+        publish(self.stream, gops(1, start=1200))
+        self.network.carry()
+        self.assertEqual(gops(1, start=1200), copy.media)
+
+    def test_neighbour_s_unknown_command_is_refused_and_it_stays(self) -> None:
+        peer = connect(self.network, self.endpoint, Neighbour())
+        peer.session.call("relayNothing")
+        peer.flush()
+        self.network.carry()
+        (answer,) = [event for event in peer.events if isinstance(event, CommandAnswered)]
+        self.assertEqual((True, []), (answer.is_error, peer.ends))
+
+    def test_report_that_is_none_closes_that_connection(self) -> None:
+        self.node.control.on_report = lambda entry: None
+        for report in ([5.0], [{}], [{"name": "../x"}], [None]):
+            peer = connect(self.network, self.endpoint, Neighbour())
+            peer.session.send_command("relayHello", 0, report)
+            peer.flush()
+            self.network.carry()
+            self.assertEqual(1, len(peer.ends), report)
+
+
+class ToldTests(SynchronousTestCase):
+    def test_entry_survives_the_wire(self) -> None:
+        entry = CatalogueEntry(name=NAME, epoch=1 << 52, start=7, end=1 << 40, time_ms=5, is_live=True)
+        self.assertEqual(entry, CatalogueEntry.from_wire(entry.to_wire()))
+
+    def test_silent_neighbour_is_no_neighbour(self) -> None:
+        """A connection that never says hello is not told anything."""
+        network = MemoryNetwork()
+        node, endpoint = make_node(network)
+        connect(network, endpoint, Recorder())
+        self.assertEqual([], node.control.neighbours)
+        stop_node(network, node)
+
+
+@given(amf_values())
+def test_whatever_a_neighbour_calls_an_entry_is_one_or_is_refused(value) -> None:
+    try:
+        entry = CatalogueEntry.from_wire(value)
+    except RemoteProtocolError:
+        return
+    assert isinstance(entry.name, StreamName)
+
+
+@given(st.lists(amf_values(), max_size=3), st.sampled_from(("Catalogue", "Stream", "Gone", "Health", "Else")))
+def test_whatever_a_neighbour_tells_is_taken_or_refused(values, what) -> None:
+    network = MemoryNetwork()
+    endpoint = network.endpoint(Factory.forProtocol(Recorder))
+    settings = ClientSettings(limits=DEFAULT_LIMITS, clock=network.reactor)
+    link = ControlLink("o1", endpoint, settings, lambda link: None)
+
+    try:
+        link.told(CommandReceived(name=f"relay{what}", transaction_id=0, values=values))
+    except RemoteProtocolError:
+        return
+    assert all(isinstance(name, StreamName) for name in link.catalogue)
