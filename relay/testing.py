@@ -26,6 +26,7 @@ from twisted.internet.error import (
     ConnectionRefusedError,
 )
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IReactorFDSet,
@@ -248,19 +249,30 @@ class MemoryEndpoint:
         self.links: list[MemoryLink] = []
         self._network = network
         self._factory = factory
+        self._pending: dict[Deferred[IProtocol], IDelayedCall] = {}
 
     def connect(self, client_factory: IProtocolFactory) -> Deferred[IProtocol]:
         self.attempts += 1
-        if self.is_silent:
-            return Deferred(lambda deferred: deferred.errback(ConnectingCancelledError(LOOPBACK_PEER)))
-        server = self._factory.buildProtocol(LOOPBACK_PEER) if self.is_listening else None
-        if server is None:
+        if not self.is_listening:
             return fail(ConnectionRefusedError())
-        connecting: Deferred[IProtocol] = Deferred()
-        self._network.reactor.callLater(0, self._connected, client_factory, server, connecting)
+        connecting: Deferred[IProtocol] = Deferred(self._cancelled)
+        if not self.is_silent:
+            call = self._network.reactor.callLater(0, self._connect, client_factory, connecting)
+            self._pending[connecting] = call
         return connecting
 
-    def _connected(self, client_factory: IProtocolFactory, server: IProtocol, connecting: Deferred[IProtocol]) -> None:
+    def _cancelled(self, connecting: Deferred[IProtocol]) -> None:
+        call = self._pending.pop(connecting, None)
+        if call is not None:
+            call.cancel()
+        connecting.errback(ConnectingCancelledError(LOOPBACK_PEER))
+
+    def _connect(self, client_factory: IProtocolFactory, connecting: Deferred[IProtocol]) -> None:
+        del self._pending[connecting]
+        server = self._factory.buildProtocol(LOOPBACK_PEER)
+        if server is None:
+            connecting.errback(ConnectionRefusedError())
+            return
         client = client_factory.buildProtocol(LOOPBACK_PEER)
         assert client is not None
         self.links.append(self._network.join(client, server))

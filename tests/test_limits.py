@@ -14,6 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.limits import DEFAULT_LIMITS, Limits
 
 WIRE = "tests.rtmp.test_wire_limits.WireLimitTests"
+RTMP = "tests.net.test_rtmp_server"
+HTTP = "tests.net.test_http_flv.BadRequestTests"
+ADMISSION = "tests.net.test_sniffing.AdmissionTests"
+SLOW = "tests.net.test_viewer.SlowTests"
 
 TESTS: dict[str, str] = {
     "message_bytes": f"{WIRE}.test_message_bytes",
@@ -28,6 +32,20 @@ TESTS: dict[str, str] = {
     "amf_depth": f"{WIRE}.test_amf_depth",
     "amf_items": f"{WIRE}.test_amf_items",
     "amf_string_bytes": f"{WIRE}.test_amf_string_bytes",
+    "handshake_seconds": f"{RTMP}.DeadlineTests.test_handshake_seconds",
+    "first_command_seconds": f"{RTMP}.DeadlineTests.test_first_command_seconds",
+    "publisher_idle_seconds": f"{RTMP}.DeadlineTests.test_publisher_idle_seconds",
+    "stream_wait_seconds": f"{RTMP}.DeadlineTests.test_stream_wait_seconds",
+    "close_seconds": f"{RTMP}.DeadlineTests.test_close_seconds",
+    "http_head_seconds": f"{HTTP}.test_http_head_seconds",
+    "http_head_bytes": f"{HTTP}.test_http_head_bytes",
+    "proxy_header_seconds": "tests.net.test_sniffing.SniffingTests.test_proxy_header_seconds",
+    "viewer_skip_seconds": f"{SLOW}.test_viewer_past_the_lag_limit_skips_to_headers_and_keyframe",
+    "viewer_close_seconds": f"{SLOW}.test_viewer_that_takes_no_byte_is_closed",
+    "connections": f"{ADMISSION}.test_connections",
+    "connections_per_address": f"{ADMISSION}.test_connections_per_address",
+    "handshaking_connections": f"{ADMISSION}.test_handshaking_connections",
+    "streams": "tests.net.test_streams.HubTests.test_streams",
 }
 """Field of ``Limits`` to the dotted name of a test: ``module.Class.test_method`` or ``module.test_function``."""
 

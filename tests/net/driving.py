@@ -232,7 +232,7 @@ def stop_node(network, node):
 class CopyingNode(StoringNode):
     """A node that copies from a group of others, as a distributor does."""
 
-    gatherer: Gatherer
+    gatherer: Gatherer | None = None
 
     def gather(self, members, **options) -> Gatherer:
         """Begin to copy from ``(name, endpoint)``, the preferred first."""
@@ -254,7 +254,8 @@ class CopyingNode(StoringNode):
 
     def check(self) -> None:
         super().check()
-        self.gatherer.check()
+        if self.gatherer is not None:
+            self.gatherer.check()
 
     def stopService(self):
         return self.stop_after([self.gatherer.stop()])
