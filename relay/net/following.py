@@ -53,8 +53,8 @@ class Following(Protocol):
     def follow(self, cursor: Cursor, blocked: Blocked) -> None:
         """Send what ``cursor`` reads, from now on."""
 
-    def pump(self) -> None:
-        """Send as much as is there and fits."""
+    def pump(self) -> bool:
+        """Send as much as is there and fits.  False if it is congested and so did not even try."""
 
     def unfollow(self) -> None:
         """Send no more; the cursor stays where it is."""
@@ -70,6 +70,7 @@ class FollowingTransport(tcp.Server):
     _blocked: Blocked | None = None
     _congested = False
     _send_failed = False
+    written_bytes = 0  # by write and writeSequence; the log's bytes are not among them
 
     def follow(self, cursor: Cursor, blocked: Blocked) -> None:
         self._cursor = cursor
@@ -85,14 +86,19 @@ class FollowingTransport(tcp.Server):
     def is_congested(self) -> bool:
         return self._congested or bool(self._tempDataBuffer or self.dataBuffer)
 
-    def pump(self) -> None:
+    def write(self, data: bytes) -> None:
+        self.written_bytes += len(data)
+        super().write(data)
+
+    def pump(self) -> bool:
         """One ``sendfile`` in the ordinary case.  Errors are left to the reactor, which calls ``doWrite`` and gets
         them."""
         if self._cursor is None or self._congested or self._tempDataBuffer or self.dataBuffer or self.disconnected:
-            return
+            return False
         if not self._send():
             self._congested = True
             self.startWriting()
+        return True
 
     def doWrite(self) -> Any:
         if self._tempDataBuffer or self.dataBuffer or self._cursor is None or self.disconnecting:
@@ -173,9 +179,9 @@ class WritingFollower:
     def is_congested(self) -> bool:
         return self._paused
 
-    def pump(self) -> None:
-        if self._pumping:
-            return  # a write inside the loop paused and resumed us
+    def pump(self) -> bool:
+        if self._pumping or self._paused:
+            return not self._paused  # a write inside the loop may have paused and resumed us
         self._pumping = True
         try:
             while self._cursor is not None and not self._paused:
@@ -183,9 +189,10 @@ class WritingFollower:
                 if data:
                     self._transport.write(data)
                 elif not _go_on(self._cursor, self._blocked):
-                    return
+                    break
         finally:
             self._pumping = False
+        return True
 
     def pauseProducing(self) -> None:
         self._paused = True

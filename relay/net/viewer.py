@@ -203,16 +203,17 @@ class Viewer:
         self._log = log
         self._begin(start)
 
-    def pump(self) -> None:
-        """Send what there is (called by the wake-up).
+    def pump(self) -> bool:
+        """Send what there is (called by the wake-up).  False if it is congested and so did not even try.
 
         A fault here costs this reader alone: whoever wrote to the log, and the other readers, go on.
         """
         try:
-            self._follower.pump()
+            return self._follower.pump()
         except Exception:
             self.log_source.failure("sending {stream}", stream=str(self.stream.name))
             self._finish("fault")
+            return False
 
     def is_between_messages(self) -> bool:
         """Has the transport been given whole messages only?"""

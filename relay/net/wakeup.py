@@ -5,13 +5,14 @@ calls ``pump()`` on each follower.
 
 Theory.  A wake-up costs one system call per viewer, however little there is to send.  While few watch, each flush
 wakes all at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per
-*interval*, which grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst
-that delays everything else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the
-interval.  The time to the next tick is reckoned from when each waiting slice was first told, so that late ticks, and
-followers dealt anew in a storm of arrivals, still keep the bound.
+*interval*, which grows with the number of followers up to a bound.  One that was congested when it was last woken
+made no system call, so it doesn't count: viewers that never read add no lag to those that do.  So that a wake-up of
+thousands is not a burst that delays everything else, the followers are dealt into slices, one a *tick*, and the ticks
+are spread over the interval.  The time to the next tick is reckoned from when each waiting slice was first told, so
+that late ticks, and followers dealt anew in a storm of arrivals, still keep the bound.
 
-    followers    1 ... EAGER          at once, each flush
-    more         interval = bound x min(1, followers / FULL), in ticks of at least TICK
+    flowing      1 ... EAGER          at once, each flush
+    more         interval = bound x min(1, flowing / FULL), in ticks of at least TICK
 
 Design refused: a timer per follower (the timer heap costs more than the send), and a fixed tick (adds lag for nobody's
 good while few watch).
@@ -19,6 +20,7 @@ good while few watch).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -31,8 +33,8 @@ TICK = 0.005  # seconds between slices at the least: an epoll round with work in
 class Follower(Protocol):
     """What a wake-up needs of whom it wakes."""
 
-    def pump(self) -> None:
-        """Send what there is."""
+    def pump(self) -> bool:
+        """Send what there is.  False if it is congested and so did not even try."""
 
 
 class Wakeup:
@@ -50,6 +52,7 @@ class Wakeup:
         self._clock = clock
         self._bound = bound
         self._followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
+        self._congested: set[Follower] = set()  # those that were, when they were last woken
         self._slices: list[dict[Follower, None]] = [{}]
         self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
         self._next = 0
@@ -60,8 +63,8 @@ class Wakeup:
 
     @property
     def interval(self) -> float:
-        """Seconds that wake-ups are merged for at the present number of followers."""
-        count = len(self._followers)
+        """Seconds that wake-ups are merged for at the present number of flowing followers."""
+        count = len(self._followers) - len(self._congested)
         return 0.0 if count <= EAGER else self._bound * min(1.0, count / FULL)
 
     def add(self, follower: Follower) -> None:
@@ -75,14 +78,14 @@ class Wakeup:
         """Wake it no more; it need not be known."""
         index = self._followers.pop(follower, None)
         if index is not None:
+            self._congested.discard(follower)
             del self._slices[index][follower]
             self._resize()
 
     def notify(self) -> None:
         """There is more to send."""
         if len(self._slices) == 1:
-            for follower in list(self._followers):
-                follower.pump()
+            self._wake(self._followers)
             return
         now = self._clock.seconds()
         for index in range(len(self._slices)):
@@ -92,6 +95,7 @@ class Wakeup:
     def close(self) -> None:
         """Forget everybody and stop the clock."""
         self._followers.clear()
+        self._congested.clear()
         self._slices = [{}]
         self._dirty.clear()
         self._cancel()
@@ -119,9 +123,18 @@ class Wakeup:
         index = self._in_turn()[0]
         self._next = (index + 1) % len(self._slices)
         del self._dirty[index]
-        for follower in list(self._slices[index]):
-            follower.pump()
+        self._wake(self._slices[index])
         self._schedule()
+
+    def _wake(self, followers: Iterable[Follower]) -> None:
+        before = len(self._congested)
+        for follower in list(followers):
+            if follower.pump():
+                self._congested.discard(follower)
+            elif follower in self._followers:
+                self._congested.add(follower)
+        if len(self._congested) != before:
+            self._resize()
 
     def _resize(self) -> None:
         """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""

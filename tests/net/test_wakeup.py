@@ -20,13 +20,15 @@ class Follower:
 
     def __init__(self, clock: Clock, then=None) -> None:
         self.times: list[float] = []
+        self.is_congested = False
         self._clock = clock
         self._then = then
 
-    def pump(self) -> None:
+    def pump(self) -> bool:
         self.times.append(self._clock.seconds())
         if self._then is not None:
             self._then(self)
+        return not self.is_congested
 
 
 def advance(clock: Clock, seconds: float) -> None:
@@ -94,6 +96,31 @@ class WakeupTests(SynchronousTestCase):
             self.add(FULL // 4)
             intervals.append(round(self.wakeup.interval, 6))
         self.assertEqual([0.025, 0.05, 0.075, 0.1], intervals)
+
+    def test_congested_followers_add_no_lag_to_the_others(self) -> None:
+        """Once they are known to be, those that flow are woken at once, by each flush, until the others flow again."""
+        crowd, readers = self.add(FULL), self.add(EAGER)
+        for follower in crowd:
+            follower.is_congested = True
+        self.wakeup.notify()
+        advance(self.clock, BOUND + MS)
+        self.assertEqual(0, self.wakeup.interval)
+        self.wakeup.notify()
+        self.assertEqual({self.clock.seconds()}, {follower.times[-1] for follower in readers})
+        for follower in crowd:
+            follower.is_congested = False
+        self.wakeup.notify()
+        self.assertEqual(BOUND, self.wakeup.interval)
+
+    def test_congested_follower_that_left_no_longer_counts(self) -> None:
+        """Nor does one that leaves in its own pump."""
+        crowd = self.add(FULL, then=self.wakeup.remove)
+        for follower in crowd:
+            follower.is_congested = True
+        self.wakeup.notify()
+        advance(self.clock, BOUND + MS)
+        self.add(FULL)
+        self.assertEqual(BOUND, self.wakeup.interval)
 
     def test_bound_of_zero_wakes_at_once_however_many_there_are(self) -> None:
         self.wakeup = Wakeup(self.clock, 0)
