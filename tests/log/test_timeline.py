@@ -68,17 +68,19 @@ class StepTests(SynchronousTestCase):
     def test_both_tracks_jump_together_though_one_comes_first(self) -> None:
         """Audio at its new time, video still at its old, then both new: nothing flaps, and they stay in step."""
         self.assertEqual(100_020, self.rebase(5_000_000, 20, AUDIO))
-        self.assertEqual(100_040, self.rebase(100_040, 40))
-        self.assertEqual(100_043, self.rebase(5_000_023, 43, AUDIO))
-        self.assertEqual(100_080, self.rebase(5_000_060, 80))
+        self.assertEqual(100_040, self.rebase(100_040, 47))
+        self.assertEqual(100_043, self.rebase(5_000_023, 61, AUDIO))
+        self.assertEqual(100_080, self.rebase(5_000_060, 99))
 
     def test_tracks_with_clocks_of_their_own_both_go_on(self) -> None:
+        """At the pace of their timestamps, not at that of their arrival."""
         found = []
         for at in range(1, 20):
-            found.append(self.rebase(100_000 + at * 40, at * 40))
-            found.append(self.rebase((7_000_000 + at * 40) & 0xFFFFFFFF, at * 40 + 10, AUDIO))
+            late = at * 7 % 5
+            found.append(self.rebase(100_000 + at * 40, at * 40 + late))
+            found.append(self.rebase(7_000_000 + at * 40, at * 40 + 12 + late, AUDIO))
         self.assertEqual([100_000 + at * 40 for at in range(1, 20)], found[::2])
-        self.assertEqual([100_050 + at * 40 for at in range(19)], found[1::2])
+        self.assertEqual([found[1] + at * 40 for at in range(19)], found[1::2])
 
     def test_jump_by_two_to_the_31_is_a_jump(self) -> None:
         for step in (2**31 - 1, 2**31, 2**31 + 1):
