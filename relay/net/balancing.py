@@ -34,14 +34,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relay.errors import RemoteProtocolError
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.admission import Admission
 from relay.net.backends import Backend, BackendPool
 from relay.net.holding import DepartureWatch, WaitingRoom
 from relay.net.joining import Splicer
 from relay.net.legs import can_half_close
-from relay.net.proxy import SESSION_ID_BYTES, ProxyAddress, make_header
+from relay.net.moving import MoveQueue
+from relay.net.proxy import SESSION_ID_BYTES, TLV_BALANCER, TLV_RESUME, ProxyAddress, make_header
+from relay.net.sessions import ResumePoint, SessionLedger, byte_count
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
+
+MAX_MOVES_IN_VAIN = 4  # backends that end a resumed session without having sent a byte of it
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +58,7 @@ class BalancingOptions:
     held_viewers: int = 4096  # at once
     pin: str | None = None  # the name of the one backend to use
     secret: bytes = attrs.field(default=b"", repr=False)  # proves the PROXY header
+    name: str = ""  # of this balancer, as its control connections say it; without it aggregators report no sessions
 
 
 @implementer(IHalfCloseableProtocol)
@@ -128,6 +134,10 @@ class ViewerConnection(LegProtocol):
         self._search: Deferred[None] | None = None
         self._watch: DepartureWatch | None = None
         self._outcome: str | None = None
+        self._ledger = SessionLedger()
+        self._is_session = False  # has an aggregator ever said what its bytes are?
+        self._is_over = False  # the aggregator ends the session by its own decision
+        self._moves_in_vain = 0
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -145,8 +155,7 @@ class ViewerConnection(LegProtocol):
         if self._search is not None:
             self._search.cancel()
         super().connectionLost(reason)
-        if self._backend is not None:
-            self._backend.viewers -= 1
+        self._leave_backend()
         self._balancer.viewer_gone(self, self._outcome or "viewer_closed")
 
     def close(self, outcome: str) -> None:
@@ -160,24 +169,68 @@ class ViewerConnection(LegProtocol):
     # the pair's owner
 
     def backend_lost(self, pair: Any, reason: str) -> None:
-        """The one policy there is as yet: the viewer is closed too."""
-        pair.finish(reason)
+        """Go on at another backend if it is known exactly where; else the viewer is closed too."""
+        lost = self._backend
+        if lost is None:
+            return  # it is on the move already: a death is seen twice
+        received = pair.to_viewer - pair.attached_at
+        point = None if self._is_over or pair.has_viewer_ended else self._ledger.resume_point(received)
+        self._moves_in_vain = 0 if received else self._moves_in_vain + 1
+        if point is None or self._moves_in_vain > MAX_MOVES_IN_VAIN:
+            if self._is_session and not self._is_over and not pair.has_viewer_ended:
+                self._balancer.sessions_cut += 1
+            pair.finish(reason)
+            return
+        self._leave_backend()
+        pair.detach_backend()
+        self._balancer.sessions_moved += 1
+        self._balancer.moves.add(lambda: self._resume(point, lost))
+
+    def aggregator_lost(self, backend: Backend[IStreamClientEndpoint]) -> None:
+        """The control connection says so, which is sooner than the data connection if it hangs."""
+        if self._backend is backend and self.pair is not None and self._outcome is None:
+            self.backend_lost(self.pair, "backend_dead")
+
+    def said(self, backend: str, name: str, values: list[Any]) -> None:
+        """The aggregator says something of this session (:mod:`relay.net.sessions`).
+
+        Raises:
+            RemoteProtocolError: it makes no sense.
+        """
+        if self._backend is None or self._backend.name != backend:
+            return
+        if name == "relayOver":
+            self._is_over = True
+            return
+        at = byte_count(values)
+        if name == "relaySuspend":
+            self._ledger.suspend(at)
+        else:
+            self._ledger.checkpoint(at, ResumePoint.from_values(values[1:]))
+            self._is_session = True
 
     def splice_ended(self, pair: Any, outcome: str) -> None:
         self._outcome = self._outcome or outcome
 
     # the search
 
-    async def _find_backend(self) -> None:
+    def _resume(self, point: ResumePoint, lost: Backend[IStreamClientEndpoint]) -> None:
+        if self._outcome is None:
+            self._search = Deferred.fromCoroutine(self._find_backend(point, lost))
+            self._search.addErrback(self._search_failed)
+
+    async def _find_backend(
+        self, point: ResumePoint | None = None, lost: Backend[IStreamClientEndpoint] | None = None
+    ) -> None:
         balancer = self._balancer
         hold_until: float | None = None
-        tried: list[Backend[IStreamClientEndpoint]] = []
+        tried = [] if lost is None else [lost]
         while self._outcome is None:
             backend = balancer.pool.pick(self.host, balancer.options.pin, without=tried)
             if backend is not None:
-                connection = await self._dial(backend)
+                connection = await self._dial(backend, point)
                 if connection is not None:
-                    self._join(backend, connection)
+                    self._join(backend, connection, point)
                     return
                 tried.append(backend)
                 continue
@@ -192,11 +245,13 @@ class ViewerConnection(LegProtocol):
         if self._outcome is None and not await self._balancer.waiting.wait(until):
             self.close("no_backend")
 
-    async def _dial(self, backend: Backend[IStreamClientEndpoint]) -> BackendConnection | None:
+    async def _dial(
+        self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None
+    ) -> BackendConnection | None:
         """A connection to this backend, or ``None`` when it can't be had or the viewer has left."""
         balancer = self._balancer
         began = balancer.clock.seconds()
-        dialing = backend.endpoint.connect(BackendFactory(self._header()))
+        dialing = backend.endpoint.connect(BackendFactory(self._header(point)))
         dialing.addTimeout(balancer.options.connect_seconds, balancer.clock)
         try:
             connection: Any = await dialing
@@ -208,17 +263,33 @@ class ViewerConnection(LegProtocol):
         assert isinstance(connection, BackendConnection)
         return connection
 
-    def _header(self) -> bytes:
+    def _header(self, point: ResumePoint | None) -> bytes:
+        """Each backend connection is a session id of its own: what is said of the former is then not taken for it."""
+        balancer = self._balancer
+        self.session_id = balancer.new_session_id(self)
         source, destination = (_proxy_address(end) for end in (self.transport.getPeer(), self.transport.getHost()))
-        return make_header(source, destination, self.session_id, self._balancer.options.secret)
+        tlvs = {TLV_BALANCER: balancer.options.name.encode()} if balancer.options.name else {}
+        if point is not None:
+            tlvs[TLV_RESUME] = point.to_bytes()
+        return make_header(source, destination, self.session_id, balancer.options.secret, tlvs)
 
-    def _join(self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection) -> None:
+    def _join(
+        self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection, point: ResumePoint | None
+    ) -> None:
         self._stop_watching()
         self._backend = backend
         backend.viewers += 1
-        pair = self._balancer.splicer.join(self.transport, connection.transport, self)
-        self.join(pair)
-        connection.join(pair)
+        if point is None:
+            self.join(self._balancer.splicer.join(self.transport, connection.transport, self))
+        else:
+            self._ledger.attach(point)
+            self.pair.attach_backend(connection.transport)
+        connection.join(self.pair)
+
+    def _leave_backend(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.viewers -= 1
 
     def _search_failed(self, failure: Failure) -> None:
         """A viewer who left has cancelled it; anything else is a fault of ours, and costs this viewer alone."""
@@ -266,6 +337,10 @@ class BalancerFactory(ServerFactory):
         self.waiting = WaitingRoom(self.clock, pool, self.options.held_viewers, self.options.pin)
         self.viewers: set[ViewerConnection] = set()
         self.outcomes: Counter[str] = Counter()
+        self.moves = MoveQueue(self.clock)
+        self.sessions_moved = 0
+        self.sessions_cut = 0  # the aggregator was lost, and where to go on was not known exactly
+        self._sessions: dict[bytes, ViewerConnection] = {}
         self._when_empty: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> ViewerConnection | None:
@@ -281,12 +356,40 @@ class BalancerFactory(ServerFactory):
     def viewer_gone(self, viewer: ViewerConnection, outcome: str) -> None:
         """Called once by each viewer, when its socket is closed."""
         self.viewers.remove(viewer)
+        self._sessions.pop(viewer.session_id, None)
         self.admission.leave(viewer.host)
         self.outcomes[outcome] += 1
         if not self.viewers:
             waiting, self._when_empty = self._when_empty, []
             for deferred in waiting:
                 deferred.callback(None)
+
+    def new_session_id(self, viewer: ViewerConnection) -> bytes:
+        """The viewer's session has a new backend connection."""
+        self._sessions.pop(viewer.session_id, None)
+        session_id = self.make_session_id()
+        self._sessions[session_id] = viewer
+        return session_id
+
+    def session_said(self, backend: str, name: str, values: list[Any]) -> None:
+        """An aggregator says something of a session; of one that is gone, it is forgotten.
+
+        Raises:
+            RemoteProtocolError: it makes no sense.
+        """
+        try:
+            session_id = bytes.fromhex(values[0])
+        except (IndexError, TypeError, ValueError):
+            raise RemoteProtocolError(f"{name} without a session id") from None
+        viewer = self._sessions.get(session_id)
+        if viewer is not None:
+            viewer.said(backend, name, values[1:])
+
+    def aggregator_lost(self, name: str) -> None:
+        """An aggregator is dead: its sessions go on elsewhere."""
+        backend = self.pool.backends[name]
+        for viewer in list(self.viewers):
+            viewer.aggregator_lost(backend)
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no viewer is connected."""
@@ -299,6 +402,7 @@ class BalancerFactory(ServerFactory):
     def close(self) -> Deferred[None]:
         """End every viewer (the port no longer listens); fires when all are gone."""
         self.waiting.close()
+        self.moves.close()
         for viewer in list(self.viewers):
             viewer.close("stopped")
         self.splicer.close()

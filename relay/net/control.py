@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 LinkState = Literal["up", "down", "foreign"]
 
+SESSION_COMMANDS = ("relayCheckpoint", "relaySuspend", "relayOver")
+
 APP = "relay"  # the application name of node-to-node connections that play nothing
 DEAD_SECONDS = 0.6  # silence with a ping unanswered; a stopped process is found in this time
 GOOD_SECONDS = 5.0  # a link that has been up this long no longer counts as flapping
@@ -105,6 +107,7 @@ class ReplicaForm:
     """The log's bytes for a neighbour that copies them: told where they are at each jump, never skipped for being
     slow."""
 
+    name = "rtmp"
     may_skip = False
     is_kept_at_end = True
 
@@ -150,6 +153,8 @@ class ControlServer:
         self._health: tuple[str, list[str]] = ("normal", [])
         self.on_ahead: Callable[[LiveStream, int], None] | None = None
         self.on_report: Callable[[CatalogueEntry], None] | None = None
+        self._asked: dict[RtmpServerProtocol, dict[int, Deferred[None]]] = {}
+        self._transaction_id = 0
         hub.observe(self._changed)
 
     @property
@@ -171,8 +176,43 @@ class ControlServer:
         protocol.session.send_command("relayHealth", 0, self._health[0], self._health[1])
 
     def detach(self, protocol: RtmpServerProtocol) -> None:
-        """A neighbour is gone."""
+        """A neighbour is gone; nobody waits for its answers any more."""
         self._neighbours.pop(protocol, None)
+        for asked in self._asked.pop(protocol, {}).values():
+            asked.callback(None)
+
+    def tell_balancer(self, balancer: str, name: str, *values: Any) -> bool:
+        """Say something of a session."""
+        protocol = self._neighbour_called(balancer)
+        if protocol is not None:
+            protocol.session.send_command(name, 0, *values)
+            protocol.flush()
+        return protocol is not None
+
+    def ask_balancer(self, balancer: str, name: str, *values: Any) -> Deferred[None] | None:
+        """Say something of a session that must be answered."""
+        protocol = self._neighbour_called(balancer)
+        if protocol is None:
+            return None
+        self._transaction_id += 1
+        asked: Deferred[None] = Deferred()
+        self._asked.setdefault(protocol, {})[self._transaction_id] = asked
+        protocol.session.send_command(name, self._transaction_id, *values)
+        protocol.flush()
+        return asked
+
+    def answered(self, protocol: RtmpServerProtocol, transaction_id: float) -> None:
+        """A neighbour answered."""
+        asked = self._asked.get(protocol, {}).pop(int(transaction_id), None)
+        if asked is not None:
+            asked.callback(None)
+
+    def _neighbour_called(self, name: str) -> RtmpServerProtocol | None:
+        """The newest connection of that neighbour: after a restart the former may still be open."""
+        for protocol in reversed(self._neighbours):
+            if protocol.peer_node is not None and protocol.peer_node.name == name:
+                return protocol
+        return None
 
     def set_health(self, state: str, why: list[str]) -> None:
         """How the node is; told when it changes."""
@@ -256,12 +296,14 @@ class _ControlProtocol(RtmpClientProtocol):
             self._link.found_foreign()
             return
         self.session.send_command("relayHello", 0, [entry.to_wire() for entry in self._link.report()])
-        self._link.up()
+        self._link.up(self.peer_node.name)
         self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
 
     def received(self, event: Event) -> None:
         if isinstance(event, CommandReceived):
             self._link.told(event)
+            if event.transaction_id:
+                self.session.answer_command(event.transaction_id)
 
     def over(self, outcome: str) -> None:
         if self._pings.running:
@@ -295,6 +337,7 @@ class ControlLink:
         settings: who we are.
         changed: called with the link after each change of what it knows.
         report: what we have ourselves, told at each hello.
+        on_session: called with what an aggregator says of a session (:mod:`relay.net.sessions`).
     """
 
     log = Logger()
@@ -307,9 +350,12 @@ class ControlLink:
         changed: Callable[[ControlLink], None],
         dead_seconds: float = DEAD_SECONDS,
         report: Callable[[], list[CatalogueEntry]] = list,
+        on_session: Callable[[ControlLink, str, list[Any]], None] = lambda link, name, values: None,
     ) -> None:
         self.name = name
         self.report = report
+        self.peer = ""  # what the neighbour calls itself
+        self._on_session = on_session
         self.dead_seconds = dead_seconds
         self.state: LinkState = "down"
         self.why = "not reached yet"
@@ -335,8 +381,9 @@ class ControlLink:
 
     # told by the protocol
 
-    def up(self) -> None:
-        """The neighbour is one of ours."""
+    def up(self, peer: str) -> None:
+        """The neighbour is one of ours, called ``peer``."""
+        self.peer = peer
         self._set("up", "")
 
     def found_foreign(self) -> None:
@@ -360,6 +407,9 @@ class ControlLink:
             RemoteProtocolError: it makes no sense.
         """
         values = event.values
+        if event.name in SESSION_COMMANDS:
+            self._on_session(self, event.name, values)
+            return
         if event.name == "relayCatalogue" and values and isinstance(values[0], list):
             entries = [CatalogueEntry.from_wire(value) for value in values[0]]
             self.catalogue = {entry.name: entry for entry in entries[: self._settings.limits.streams]}

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from relay.errors import NameRefused
 from relay.limits import Limits
 from relay.names import StreamName, split_query
+from relay.net.sessions import SessionFeed, leave
 from relay.net.sockets import NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import FlvForm, Viewer
@@ -55,6 +56,7 @@ class HttpFlvProtocol(TwistedProtocol):
         self.node = node
         self.peer = peer
         self.viewer: Viewer | None = None
+        self.feed: SessionFeed | None = None  # set for a session that a balancer has announced
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=node.limits.http_head_bytes)
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
@@ -126,7 +128,7 @@ class HttpFlvProtocol(TwistedProtocol):
         join = stream.log.newest_join_point()
         assert join is not None
         self._write_head(HTTPStatus.OK, "video/x-flv")
-        self.viewer = Viewer(stream, self.transport, FlvForm(), self.close, self.node.clock.seconds())
+        self.viewer = Viewer(stream, self.transport, FlvForm(), self.close, self.node.clock.seconds(), self.feed)
         self.viewer.join(join)
 
     def _absent(self, failure: Failure) -> None:
@@ -178,7 +180,7 @@ class HttpFlvProtocol(TwistedProtocol):
             return
         self._outcome = outcome
         self._release()
-        self.transport.loseConnection()
+        leave(self.transport, self.feed)
         self._cancel_timer()
         self._timer = self.node.clock.callLater(self.node.limits.close_seconds, self.transport.abortConnection)
 

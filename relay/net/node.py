@@ -24,9 +24,11 @@ from relay.net.http_flv import HttpFlvProtocol
 from relay.net.identity import NodeIdentity
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.listening import ListeningService
-from relay.net.proxy import is_authentic
+from relay.net.proxy import TLV_BALANCER, TLV_RESUME, ProxyHeader, is_authentic
+from relay.net.resuming import ResumedProtocol
 from relay.net.rtmp_client import ClientSettings
 from relay.net.rtmp_server import RtmpServerProtocol
+from relay.net.sessions import ResumePoint, SessionFeed
 from relay.net.sniffing import LOOPBACK, Network, PortFactory
 from relay.net.streams import Hub
 
@@ -77,6 +79,8 @@ class Node(MultiService):
             is_authentic=lambda header: (
                 self.identity.secret is not None and is_authentic(header, self.identity.secret.key)
             ),
+            make_resumed=self._make_resumed,
+            announce=self._announce,
         )
         self._listeners: list[ListeningService] = []
         timer = TimerService(1.0, self._check_always)
@@ -92,6 +96,16 @@ class Node(MultiService):
     def when_listening(self) -> Deferred[IListeningPort]:
         """Fires with the first port."""
         return self._listeners[0].when_listening()
+
+    def _make_resumed(self, peer: str, header: ProxyHeader) -> ResumedProtocol | None:
+        point = header.tlvs.get(TLV_RESUME)
+        return None if point is None else ResumedProtocol(self, peer, ResumePoint.from_bytes(point))
+
+    def _announce(self, protocol: Any, header: ProxyHeader) -> None:
+        """A balancer's session: tell it which bytes it carries."""
+        balancer = header.tlvs.get(TLV_BALANCER)
+        if balancer is not None and header.session_id is not None:
+            protocol.feed = SessionFeed(self.control, balancer.decode("latin-1"), header.session_id.hex())
 
     @property
     def upstream_settings(self) -> ClientSettings:

@@ -33,6 +33,7 @@ import hmac
 import ipaddress
 import re
 import struct
+from collections.abc import Mapping
 from typing import NoReturn
 
 import attrs
@@ -48,6 +49,8 @@ V2_FIXED_BYTES = 16
 TLV_CRC32C = 0x03  # PP2_TYPE_CRC32C
 TLV_SESSION_ID = 0xE0  # 0xE0-0xEF are left to applications (PP2_TYPE_MIN_CUSTOM)
 TLV_PROOF = 0xE1
+TLV_BALANCER = 0xE2  # the name of the balancer, as its control connection says it
+TLV_RESUME = 0xE3  # where an interrupted session goes on (relay.net.sessions.ResumePoint)
 SESSION_ID_BYTES = 16
 _PROOF_BYTES = 32
 _PROOF_HEAD = struct.pack("!BH", TLV_PROOF, _PROOF_BYTES)
@@ -116,11 +119,15 @@ class ProxyHeader:
 
 
 def make_header(
-    source: ProxyAddress | None, destination: ProxyAddress | None, session_id: bytes, secret: bytes = b""
+    source: ProxyAddress | None,
+    destination: ProxyAddress | None,
+    session_id: bytes,
+    secret: bytes = b"",
+    tlvs: Mapping[int, bytes] | None = None,
 ) -> bytes:
     """A version 2 header; without a secret it carries no proof.
 
-    Both addresses are given, of one family, or neither.
+    Both addresses are given, of one family, or neither.  ``tlvs`` are more of our own.
 
     Raises:
         LocalProtocolError: the addresses are of two families, or the session id is not 16 bytes.
@@ -128,10 +135,15 @@ def make_header(
     if len(session_id) != SESSION_ID_BYTES:
         raise LocalProtocolError(f"a session id has {SESSION_ID_BYTES} bytes, not {len(session_id)}")
     family, addresses = _pack_addresses(source, destination)
-    body = addresses + struct.pack("!BH", TLV_SESSION_ID, SESSION_ID_BYTES) + session_id
+    body = addresses + _pack_tlv(TLV_SESSION_ID, session_id)
+    body += b"".join(_pack_tlv(kind, value) for kind, value in (tlvs or {}).items())
     proof_bytes = len(_PROOF_HEAD) + _PROOF_BYTES if secret else 0
     header = V2_SIGNATURE + struct.pack("!BBH", _PROXY, family, len(body) + proof_bytes) + body
     return header + _PROOF_HEAD + _proof(secret, header) if secret else header
+
+
+def _pack_tlv(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
 
 
 def is_authentic(header: ProxyHeader, secret: bytes) -> bool:

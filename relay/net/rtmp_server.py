@@ -33,6 +33,7 @@ from relay.names import StreamName, split_query
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND
+from relay.net.sessions import SessionFeed, leave
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import Form, RtmpForm, Viewer
@@ -79,6 +80,7 @@ class RtmpServerProtocol(TwistedProtocol):
         self.session = ServerSession(node.limits, os.urandom(NONCE_BYTES))
         self.app = ""
         self.viewer: Viewer | None = None
+        self.feed: SessionFeed | None = None  # set for a session that a balancer has announced
         self._publications: dict[int, Publication] = {}
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
@@ -160,7 +162,7 @@ class RtmpServerProtocol(TwistedProtocol):
         elif data:
             self.transport.write(data)
         self._release()
-        self.transport.loseConnection()
+        leave(self.transport, self.feed)
         self._set_timer(self.node.limits.close_seconds, self.transport.abortConnection)
 
     # events
@@ -182,6 +184,8 @@ class RtmpServerProtocol(TwistedProtocol):
             self._close_stream(event.message_stream_id)
         elif isinstance(event, events.CommandReceived):
             self._command(event)
+        elif isinstance(event, events.CommandAnswered):
+            self.node.control.answered(self, event.transaction_id)
 
     def _connect(self, request: events.ConnectRequested) -> None:
         session, identity = self.session, self.node.identity
@@ -273,8 +277,7 @@ class RtmpServerProtocol(TwistedProtocol):
         assert join is not None
         self.session.accept_play(request)
         self.flush()
-        viewer = self._view(stream, RtmpForm(lambda: self._ending(request.message_stream_id)))
-        viewer.join(join)
+        self._view(stream, RtmpForm(), self.feed).join(join)
 
     def _absent(self, failure: Failure, request: events.PlayRequested) -> None:
         self._waiting = None
@@ -292,13 +295,9 @@ class RtmpServerProtocol(TwistedProtocol):
         self.flush()
         return self._view(stream, form)
 
-    def _view(self, stream: LiveStream, form: Form) -> Viewer:
-        self.viewer = Viewer(stream, self.transport, form, self.close, self.node.clock.seconds())
+    def _view(self, stream: LiveStream, form: Form, feed: SessionFeed | None = None) -> Viewer:
+        self.viewer = Viewer(stream, self.transport, form, self.close, self.node.clock.seconds(), feed)
         return self.viewer
-
-    def _ending(self, message_stream_id: int) -> bytes:
-        self.session.end_play(message_stream_id)
-        return self.session.data_to_send()
 
     def _close_stream(self, message_stream_id: int) -> None:
         publication = self._publications.pop(message_stream_id, None)

@@ -37,6 +37,8 @@ class PortFactory(Factory):
     Args:
         make_rtmp, make_http: called with the peer's address "host:port" and, if there was one, the PROXY header.
         trusted: who may send PROXY headers.
+        make_resumed: a protocol for a header that says where a session goes on; None if it does not.
+        announce: told of the protocol that speaks after a PROXY header.
         is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
     """
 
@@ -52,6 +54,8 @@ class PortFactory(Factory):
         outcomes: Counter[str],
         trusted: Sequence[Network] = LOOPBACK,
         is_authentic: Callable[[ProxyHeader], bool] = lambda header: False,
+        make_resumed: Callable[[str, ProxyHeader], Protocol | None] = lambda peer, header: None,
+        announce: Callable[[Protocol, ProxyHeader], None] = lambda protocol, header: None,
     ) -> None:
         self.make_rtmp = make_rtmp
         self.make_http = make_http
@@ -59,6 +63,8 @@ class PortFactory(Factory):
         self.clock = clock
         self.outcomes = outcomes
         self.is_authentic = is_authentic
+        self.make_resumed = make_resumed
+        self.announce = announce
         self.connections: set[SniffingProtocol] = set()
         self.undecided = 0
         self._when_empty: list[Deferred[None]] = []
@@ -124,7 +130,7 @@ class SniffingProtocol(Protocol):
         self._peer = ""
         self._inner: Protocol | None = None
         self._proxy: ProxyReader | None = None
-        self._is_proxied = False
+        self._header: ProxyHeader | None = None
         self._unread = b""
         self._deadline: IDelayedCall | None = None
 
@@ -158,7 +164,7 @@ class SniffingProtocol(Protocol):
         first = data[0]
         if first == RTMP_VERSION:
             self._speak(self.ports.make_rtmp(self._peer), data)
-        elif not self._is_proxied and first in b"\r\nP" and self._may_be_proxy(data):
+        elif self._header is None and first in b"\r\nP" and self._may_be_proxy(data):
             if not is_more:
                 self._restart_deadline(self.ports.limits.proxy_header_seconds)
             if V1_PREFIX.startswith(data) and data != V1_PREFIX:
@@ -193,17 +199,28 @@ class SniffingProtocol(Protocol):
             self._refuse("untrusted_proxy_header")
             return
         self._proxy = None
-        self._is_proxied = True
+        self._header = header
         if header.source is not None:
             self._peer = f"{header.source.host}:{header.source.port}"
-        if rest:
+        try:
+            resumed = self.ports.make_resumed(self._peer, header)
+        except RemoteProtocolError as error:
+            self.log.warn("{peer}: {error}", peer=self._peer, error=str(error))
+            self._refuse("bad_proxy_header")
+            return
+        if resumed is not None:
+            self._speak(resumed, rest)
+        elif rest:
             self._sniff(rest)
 
     def _speak(self, inner: Protocol, data: bytes) -> None:
         self._decided()
         self._inner = inner
+        if self._header is not None:
+            self.ports.announce(inner, self._header)
         inner.makeConnection(self.transport)
-        inner.dataReceived(data)
+        if data:
+            inner.dataReceived(data)
 
     def _refuse(self, outcome: str) -> None:
         self.ports.outcomes[outcome] += 1

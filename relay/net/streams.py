@@ -44,7 +44,7 @@ class LiveStream:
         self.evictions = 0
         self.on_flush: Callable[[LiveStream], None] | None = None
         self._metered = (0.0, 0)
-        self._ahead: list[tuple[int, Deferred[LiveStream]]] = []
+        self._ahead: list[tuple[int, bool, Deferred[LiveStream]]] = []
 
     def __repr__(self) -> str:
         return f"<LiveStream {self.name} {'live' if self.is_live else 'idle'} end={self.log.end}>"
@@ -71,11 +71,13 @@ class LiveStream:
             log = log.predecessor
         return log
 
-    def when_reached(self, offset: int) -> Deferred[LiveStream]:
-        """Fires when the present log ends at ``offset`` or later, or is no longer the present one.  May be
-        cancelled."""
+    def when_reached(self, offset: int, is_flv: bool = False) -> Deferred[LiveStream]:
+        """Fires when the present log ends at ``offset`` or later, or is no longer the present one.
+
+        May be cancelled.  ``is_flv``: it is an offset of the FLV rendition.
+        """
         reached: Deferred[LiveStream] = Deferred(self._forget)
-        self._ahead.append((offset, reached))
+        self._ahead.append((offset, is_flv, reached))
         return reached
 
     def flush(self) -> None:
@@ -83,7 +85,7 @@ class LiveStream:
         if self.log.flush():
             self.wakeup.notify()
             if self._ahead:
-                self._tell_ahead(self.log.end)
+                self._tell_ahead(self.log.end, self.log.flv_end)
             if self.on_flush is not None:
                 self.on_flush(self)
 
@@ -93,22 +95,22 @@ class LiveStream:
             self.log.finish(log)
         self.log = log
         self.wakeup.notify()
-        self._tell_ahead(1 << 63)
+        self._tell_ahead(1 << 63, 1 << 63)
 
     def end(self) -> None:
         """The broadcast is over: readers are told when they have read everything."""
         self.log.finish(None)
         self.wakeup.notify()
 
-    def _tell_ahead(self, end: int) -> None:
-        reached = [deferred for offset, deferred in self._ahead if offset <= end]
-        self._ahead = [(offset, deferred) for offset, deferred in self._ahead if offset > end]
-        for deferred in reached:
+    def _tell_ahead(self, end: int, flv_end: int) -> None:
+        reached = [entry for entry in self._ahead if entry[0] <= (flv_end if entry[1] else end)]
+        self._ahead = [entry for entry in self._ahead if entry not in reached]
+        for _, _, deferred in reached:
             if not deferred.called:  # one that was told may have cancelled another
                 deferred.callback(self)
 
     def _forget(self, cancelled: Deferred[LiveStream]) -> None:
-        self._ahead = [(offset, deferred) for offset, deferred in self._ahead if deferred is not cancelled]
+        self._ahead = [entry for entry in self._ahead if entry[2] is not cancelled]
 
     def meter(self, now: float) -> None:
         """Once a second: measure the bit rate."""

@@ -10,8 +10,7 @@ Theory.  What a reader is sent is log bytes, except at these moments, and each i
     interject   somebody else has bytes for the same connection (a reply to a command, a ping)
     ending      the broadcast is over
 
-So every one of them is: halt the cursor at a boundary, write, let it run.  (The session layer of the balancer will
-hang its suspend and checkpoint here.)
+So every one of them is: halt the cursor at a boundary, write, let it run.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.record import encode
 from relay.log.rendition import Rendition
-from relay.net.following import following
-from relay.rtmp.messages import MediaMessage, MessageType
+from relay.net.following import FollowingTransport, following
+from relay.net.sessions import ResumePoint, SessionFeed
+from relay.rtmp.messages import MEDIA_MESSAGE_STREAM_ID, MediaMessage, MessageType
+from relay.rtmp.server import end_of_play
 
 if TYPE_CHECKING:
     from relay.net.streams import LiveStream
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 class Form(Protocol):
     """One byte form of a stream, and what to say in it at a jump."""
 
+    name: str
+    """As in :data:`relay.net.sessions.RENDITIONS`."""
     may_skip: bool
     """May a reader that is behind be moved forward?"""
     is_kept_at_end: bool
@@ -85,15 +88,9 @@ class MediaForm:
 
 
 class RtmpForm(MediaForm):
-    """The log's own bytes, for an RTMP viewer.
+    """The log's own bytes, for an RTMP viewer."""
 
-    Args:
-        ending: makes the bytes that tell the viewer that the broadcast is over.
-    """
-
-    def __init__(self, ending: Callable[[], bytes]) -> None:
-        super().__init__()
-        self._ending = ending
+    name = "rtmp"
 
     def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
         return log.rtmp
@@ -109,15 +106,21 @@ class RtmpForm(MediaForm):
         return self.landing(log, start)
 
     def ending(self) -> bytes:
-        return self._ending()
+        return end_of_play(MEDIA_MESSAGE_STREAM_ID)
 
 
 class FlvForm(MediaForm):
-    """The FLV rendition, made when its first reader comes."""
+    """The FLV rendition, made when its first reader comes.
 
-    def __init__(self) -> None:
+    Args:
+        has_begun: has the reader had the file header?  (It has, if its session was resumed.)
+    """
+
+    name = "flv"
+
+    def __init__(self, has_begun: bool = False) -> None:
         super().__init__()
-        self._has_begun = False
+        self._has_begun = has_begun
 
     def rendition(self, log: StreamLog, start: LogStart) -> Rendition:
         return log.open_flv(start.flv_offset)
@@ -156,12 +159,22 @@ class Viewer:
         on_end: called once with the outcome when the viewer is over by its own account ("ended", "evicted_slow",
             "stream_gone", "fault"); the owner then closes the transport.  Not called after ``stop``.
         now: clock seconds.
+        feed: what tells the balancer which bytes these are, so that it can resume the session elsewhere.
+
+    With a feed, each jump is asked for first: the cursor is held where it is (``_is_asking``) until the balancer has
+    answered (``_is_granted``); when it runs again, a checkpoint says where.
     """
 
     log_source = Logger()
 
     def __init__(
-        self, stream: LiveStream, transport: ITransport, form: Form, on_end: Callable[[str], None], now: float
+        self,
+        stream: LiveStream,
+        transport: ITransport,
+        form: Form,
+        on_end: Callable[[str], None],
+        now: float,
+        feed: SessionFeed | None = None,
     ) -> None:
         self.stream = stream
         self.transport = transport
@@ -173,6 +186,11 @@ class Viewer:
         self._log: StreamLog = stream.log
         self._cursor: Cursor | None = None
         self._pending: list[bytes] = []
+        self._feed = feed if isinstance(transport, FollowingTransport) else None
+        self._is_asking = False
+        self._is_granted = False
+        self._run_start = 0  # the cursor's offset where the present run of the rendition began
+        self._run_bytes = 0  # of the runs before
         self._is_skipping = False
         self._has_ended = False
         self._checked_offset = -1
@@ -263,7 +281,9 @@ class Viewer:
 
     def _begin(self, start: LogStart) -> None:
         self._cursor = self._form.rendition(self._log, start).cursor(self._form.offset_of(start))
+        self._run_start = self._cursor.offset
         self.stream.add_viewer(self)
+        self._checkpoint()
         self._follower.follow(self._cursor, self._blocked)
 
     def _write(self, data: bytes) -> None:
@@ -284,6 +304,54 @@ class Viewer:
                 cursor.stop = cursor.rendition.boundary_at_or_after(cursor.offset)
 
     def _blocked(self, state: CursorState) -> bool:
+        if self._feed is None:
+            return self._jump(state)
+        if not self._is_granted and not self._ask():
+            return False
+        while self._jump(state):
+            assert self._cursor is not None
+            state = self._cursor.advance()
+            if state is CursorState.READY or state is CursorState.AT_END:
+                self._is_granted = False
+                self._checkpoint()
+                return True
+        return False
+
+    def _ask(self) -> bool:
+        """May other bytes than the rendition's follow?  False: not yet; the answer goes on."""
+        cursor = self._cursor
+        assert cursor is not None
+        assert self._feed is not None
+        if self._is_asking:
+            return False
+        answer = self._feed.suspend(self._sent())
+        if answer is None:
+            self._is_granted = True
+            return True
+        self._is_asking = True
+        cursor.stop = cursor.offset  # nothing leaves until then
+        answer.addCallback(self._grant)
+        return False
+
+    def _grant(self, _: object) -> None:
+        self._is_asking = False
+        self._is_granted = True
+        if self._cursor is not None:
+            self.pump()
+
+    def _checkpoint(self) -> None:
+        if self._feed is not None and self._cursor is not None:
+            point = ResumePoint(self._form.name, self.stream.name, self._log.epoch, self._cursor.offset)
+            self._feed.checkpoint(self._sent(), point)
+
+    def _sent(self) -> int:
+        """Bytes of the connection so far, those included that the kernel has yet to take from us."""
+        assert isinstance(self.transport, FollowingTransport)
+        run = 0 if self._cursor is None else self._cursor.offset - self._run_start
+        return self.transport.written_bytes + self._run_bytes + run
+
+    def _jump(self, state: CursorState) -> bool:
+        """Say what has to be said where the cursor stands, and move it; False if it still can't go on."""
         if state is CursorState.AT_STOP:
             return self._halted()
         if state is CursorState.GAP:
@@ -335,7 +403,9 @@ class Viewer:
     def _move(self, start: LogStart) -> None:
         """Put the cursor at another place of the (possibly new) log."""
         assert self._cursor is not None
+        self._run_bytes += self._cursor.offset - self._run_start
         self._cursor.move_to(self._form.offset_of(start), self._form.rendition(self._log, start))
+        self._run_start = self._cursor.offset
         self._has_ended = False
 
     def _finish(self, outcome: str) -> None:

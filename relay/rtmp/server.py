@@ -30,9 +30,18 @@ import attrs
 from relay.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
 from relay.limits import Limits
 from relay.rtmp import amf0
+from relay.rtmp.chunks import encode_message
 from relay.rtmp.events import ConnectRequested, MediaReceived, PlayRequested, PublishRequested, StreamClosed
 from relay.rtmp.handshake import ServerHandshake
-from relay.rtmp.messages import MAX_CHUNK_SIZE, MediaMessage, MessageType, RawMessage, UserControl
+from relay.rtmp.messages import (
+    COMMAND_CHUNK_STREAM,
+    CONTROL_CHUNK_STREAM,
+    MAX_CHUNK_SIZE,
+    MediaMessage,
+    MessageType,
+    RawMessage,
+    UserControl,
+)
 from relay.rtmp.session import (
     RELAY_PREFIX,
     WINDOW_ACK_SIZE,
@@ -360,6 +369,18 @@ class ServerSession(Session):
             self._held.append(raw)
         else:
             super()._write(raw)
+
+
+def end_of_play(message_stream_id: int) -> bytes:
+    """What :meth:`ServerSession.end_play` says, for a connection whose session is not here: chunk size at least 128."""
+    status = {"level": "status", "code": "NetStream.Play.UnpublishNotify", "description": "The broadcast is over."}
+    command = amf0.encode("onStatus", 0, None, status)
+    eof = UserControl.STREAM_EOF.to_bytes(2, "big") + message_stream_id.to_bytes(4, "big")
+    said = [
+        RawMessage(COMMAND_CHUNK_STREAM, 0, MessageType.COMMAND_AMF0, message_stream_id, command),
+        RawMessage(CONTROL_CHUNK_STREAM, 0, MessageType.USER_CONTROL, 0, eof),
+    ]
+    return b"".join(encode_message(raw, MAX_CHUNK_SIZE) for raw in said)
 
 
 def _enhanced_properties(theirs: Mapping[str, Any]) -> dict[str, Any]:

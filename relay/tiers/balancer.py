@@ -92,8 +92,11 @@ class Balancer(MultiService):
         self.clock: IReactorTime = reactor
         client = ClientSettings(identity=settings.identity, limits=settings.limits, clock=reactor)
         self.pool = BackendPool([Backend(name, endpoint) for name, endpoint in aggregators], reactor.seconds, policy)
-        self.links = [ControlLink(name, endpoint, client, self._changed) for name, endpoint in aggregators]
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
+        self.links = [
+            ControlLink(name, endpoint, client, self._changed, on_session=self._session_said)
+            for name, endpoint in aggregators
+        ]
         self._listeners: list[ListeningService] = []
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
@@ -125,7 +128,13 @@ class Balancer(MultiService):
         elif link.state == "foreign":
             self.pool.set_state(link.name, BackendState.UP)
         else:
+            was_up = self.pool.backends[link.name].state is not BackendState.DOWN
             self.pool.set_state(link.name, BackendState.DOWN, link.why)
+            if was_up and self.running:
+                self.factory.aggregator_lost(link.name)
+
+    def _session_said(self, link: ControlLink, name: str, values: list[Any]) -> None:
+        self.factory.session_said(link.name, name, values)
 
 
 def make_balancer(options: Options, reactor: Any) -> Balancer:
@@ -137,7 +146,10 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     settings = options.settings()
     secret = settings.identity.secret
     balancing = BalancingOptions(
-        hold_seconds=options["hold-seconds"], pin=options["pin"], secret=b"" if secret is None else secret.key
+        hold_seconds=options["hold-seconds"],
+        pin=options["pin"],
+        secret=b"" if secret is None else secret.key,
+        name=options["name"],
     )
     aggregators = [
         (name, client_endpoint(reactor, f"--aggregator {name}", text)) for name, text in options["aggregators"]

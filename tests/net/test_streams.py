@@ -120,7 +120,7 @@ class LiveStreamTests(SynchronousTestCase):
     def view(self) -> Viewer:
         transport = CongestibleTransport(self.clock)
         transport.connect(Recorder())
-        viewer = Viewer(self.stream, transport, RtmpForm(lambda: b""), lambda outcome: None, 0.0)
+        viewer = Viewer(self.stream, transport, RtmpForm(), lambda outcome: None, 0.0)
         join = self.stream.log.newest_join_point()
         assert join is not None
         viewer.join(join)

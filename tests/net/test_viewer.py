@@ -11,6 +11,7 @@ from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.net.viewer import FlvForm, RtmpForm, Viewer, beginning_of
 from relay.rtmp.messages import MediaMessage, MessageType, RawMessage
+from relay.rtmp.server import end_of_play
 from relay.testing import CongestibleTransport, ManualReactor, make_hub, memory_log, publish
 from tests import wire
 from tests.log.model import gops, video
@@ -21,7 +22,7 @@ HEADERS = [metadata(), avc_header(), aac_header()]
 SMALL = 4 << 10
 SKIP, CLOSE = DEFAULT_LIMITS.viewer_skip_seconds, DEFAULT_LIMITS.viewer_close_seconds
 KEEP_ALL = LogOptions(segment_bytes=50_000, keep_bytes=256 << 20, keep_ms=3_600_000)
-ENDING = wire.user_control(1, b"\0\0\0\1")
+ENDING = end_of_play(1)
 PING = wire.user_control(6, b"\1\2\3\4")
 
 
@@ -62,7 +63,7 @@ class ViewerTestCase(SynchronousTestCase):
         self.viewer = Viewer(
             self.stream,
             transport,
-            form or RtmpForm(lambda: ENDING),
+            form or RtmpForm(),
             self.outcomes.append,
             self.clock.seconds(),
         )
@@ -376,5 +377,5 @@ class EndingTests(ViewerTestCase):
         self.check()
         self.stream.end()
         raws = read_messages(self.pair.run())
-        self.assertEqual(messages[-10:], media_of(raws)[-10:])
+        self.assertEqual(messages[-10:], media_of(raws[:-2])[-10:])
         self.assertEqual((["ended"], MessageType.USER_CONTROL), (self.outcomes, raws[-1].message_type))
