@@ -16,10 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocolNegotiationFactory,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from relay.errors import RemoteProtocolError
 from relay.limits import Limits
@@ -31,6 +38,7 @@ LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.
 RTMP_VERSION = 0x03
 
 
+@implementer(IProtocolNegotiationFactory)
 class PortFactory(Factory):
     """Admits connections and makes what speaks on them.
 
@@ -70,6 +78,10 @@ class PortFactory(Factory):
         self._when_empty: list[Deferred[None]] = []
         self._trusted = trusted
         self.admission = Admission(limits, clock, lambda: len(self.connections))
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS: a client whose ALPN offer names none of these is refused by Twisted; all HTTP clients offer one."""
+        return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         host = getattr(addr, "host", "") or ""
