@@ -41,7 +41,6 @@ class LiveStream:
         self.idle_since = clock.seconds()  # when it was last live, or came to be here
         self.bits_per_second = 0.0
         self.skips = 0
-        self.evictions = 0
         self.on_flush: Callable[[LiveStream], None] | None = None
         self._metered = (0.0, 0)
         self._ahead: list[tuple[int, bool, Deferred[LiveStream]]] = []

@@ -190,7 +190,7 @@ class TlsTests(ListeningTestCase):
         (viewer,) = self.stream.viewers
         flood = gops(50, start=400, size=20_000)  # 10 MB
         publish(self.stream, flood, at_once=False)
-        await eventually(lambda: viewer._follower.is_congested())
+        await eventually(viewer._follower.is_congested)
         self.assertLess(viewer.offset, self.stream.log.end - (2 << 20))
         player.transport.resumeProducing()
         await eventually(lambda: len(player.media) == 13 + 500)
