@@ -158,11 +158,12 @@ class Run:
             with self._phase("before"):
                 self._wait(self.seconds / 4, reader)
             self._note("before them")
-            with self._phase("slow"):
+            with self._phase("joining"):
                 for number in crowd.fill():
                     if number % 50 == 0:
                         say(f"{number} slow viewers are there")
-                self._note("all there")
+            self._note("all there")
+            with self._phase("with"):
                 self._wait(self.seconds, reader, crowd)
                 self._note(f"{self.seconds:g} s later")
             self.closed = crowd.closed
@@ -225,7 +226,8 @@ class Run:
             "closed_by_server": self.closed,
             "reader_lag_ms": {
                 "before": self.lags("before"),
-                "with": self.lags("slow"),
+                "joining": self.lags("joining"),
+                "with": self.lags("with"),
                 "after": self.lags("after"),
                 "without": self.lags("before", "after"),
             },
@@ -236,12 +238,14 @@ class Run:
         memory: list[list[object]] = [["server's memory, MB", "resident", "log (memfd)", "all TCP buffers"]]
         for when, seen in [*self.memory, ("highest seen", self.highest)]:
             memory.append([when, *(value / MB for value in attrs.astuple(seen))])
-        without, slow = self.lags("before", "after"), self.lags("slow")
+        joining = self.lags("joining")
+        without, slow = self.lags("before", "after"), self.lags("with")
         keys = ("p50", "p99", "max")
         ratios = [f"{slow[key] / without[key]:.2f}" if key in slow and without.get(key) else "-" for key in keys]
         lag: list[list[object]] = [
             ["reader's lag, ms", *keys],
             ["without slow viewers", *(without.get(key, "-") for key in keys)],
+            ["while they join", *(joining.get(key, "-") for key in keys)],
             [f"with {self.viewers} of them", *(slow.get(key, "-") for key in keys)],
             ["ratio", *ratios],
         ]
