@@ -37,6 +37,7 @@ from relay.net.identity import NodeIdentity, read_secret_file
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 HOST = "127.0.0.1"
+LISTEN = f"tcp:{{port}}:interface={HOST}"
 POLL_SECONDS = 0.02
 DEADLINE_SECONDS = 20.0  # for anything that a healthy cluster does at once; a slow CI machine starts ten processes
 PORTS = range(20_000, 32_000)  # below the ephemeral range, so that no client socket takes a killed node's port
@@ -154,15 +155,14 @@ class Program(ProcessProtocol):
 class Node(Program):
     """One node of a cluster, that can be killed and started again at the same place."""
 
-    def __init__(self, tier: str, name: str, options: Sequence[str], scheme: str = "tcp", admin: bool = True) -> None:
+    def __init__(self, tier: str, name: str, options: Sequence[str], listen: str = LISTEN) -> None:
         self.name = name
         self.tier = tier
         self.port = free_port()
         self.admin_port = free_port()
-        self.is_draining = False
-        listen = f"{scheme}:{self.port}:interface={HOST}"
         arguments = [sys.executable, "-m", "relay.tiers.child", "-n", "--pidfile=", f"relay-{tier}"]
-        arguments += ["--name", name, "--listen", listen, "--admin", f"tcp:{self.admin_port}:interface={HOST}"]
+        arguments += ["--name", name, "--listen", listen.format(port=self.port)]
+        arguments += ["--admin", LISTEN.format(port=self.admin_port)]
         super().__init__([*arguments, *options], {**ENVIRONMENT, "RELAY_PARENT_PID": str(os.getpid())})
 
     @property
@@ -240,17 +240,17 @@ class ClusterTestCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(program.kill()))
         return program
 
-    def start_node(self, tier: str, name: str, *options: str, scheme: str = "tcp") -> Node:
+    def start_node(self, tier: str, name: str, *options: str, listen: str = LISTEN) -> Node:
         """Start a node that is ended with the test."""
-        node = Node(tier, name, ["--secret-file", str(self.secret_file), *options], scheme)
+        node = Node(tier, name, ["--secret-file", str(self.secret_file), *options], listen)
         node.start()
         self.nodes.append(node)
         self.addCleanup(lambda: Deferred.fromCoroutine(node.kill()))
         return node
 
-    def start_origin(self, *options: str, name: str = "o1", scheme: str = "tcp") -> Node:
+    def start_origin(self, *options: str, name: str = "o1", listen: str = LISTEN) -> Node:
         """With a store."""
-        return self.start_node("origin", name, "--store", str(self.directory / name), *options, scheme=scheme)
+        return self.start_node("origin", name, "--store", str(self.directory / name), *options, listen=listen)
 
     def start_distributor(self, name: str, upstream: str, *options: str) -> Node:
         """With a store."""

@@ -106,7 +106,12 @@ class NodeOptions(usage.Options):
             known = ", ".join(attrs.fields_dict(Limits))
             raise usage.UsageError(f"--limit {limit!r}: NAME=VALUE, and NAME one of {known}")
         value = positive(f"--limit {name}")(text)
-        self["limits"][name] = int(value) if isinstance(field.default, int) else value
+        if field.type == "float":
+            self["limits"][name] = value
+        elif value == int(value):
+            self["limits"][name] = int(value)
+        else:
+            raise usage.UsageError(f"--limit {name} {text}: must be a whole number")
 
     def opt_version(self) -> NoReturn:
         """Show the version and exit."""
