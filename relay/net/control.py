@@ -284,7 +284,7 @@ class _ControlProtocol(RtmpClientProtocol):
     """Our end of one control connection."""
 
     def __init__(self, settings: ClientSettings, link: ControlLink) -> None:
-        super().__init__(settings, APP, f"rtmp://{link.name}/{APP}")
+        super().__init__(settings, link.app, f"rtmp://{link.name}/{link.app}")
         self._link = link
         self._pings = LoopingCall(self._ping)
         self._pings.clock = settings.clock
@@ -338,6 +338,7 @@ class ControlLink:
         changed: called with the link after each change of what it knows.
         report: what we have ourselves, told at each hello.
         on_session: called with what an aggregator says of a session (:mod:`relay.net.sessions`).
+        app: what is connected to.  Nodes don't care; a plain RTMP server hangs up if it does not know it.
     """
 
     log = Logger()
@@ -351,8 +352,10 @@ class ControlLink:
         dead_seconds: float = DEAD_SECONDS,
         report: Callable[[], list[CatalogueEntry]] = list,
         on_session: Callable[[ControlLink, str, list[Any]], None] = lambda link, name, values: None,
+        app: str = APP,
     ) -> None:
         self.name = name
+        self.app = app
         self.report = report
         self.peer = ""  # what the neighbour calls itself
         self._on_session = on_session

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from relay.errors import LimitExceeded
 from relay.names import StreamName
-from relay.net.control import CatalogueEntry, ControlLink, entry_of
+from relay.net.control import APP, CatalogueEntry, ControlLink, entry_of
 from relay.net.failover import Upstream
 from relay.net.pulling import Pull, PullMaker
 from relay.net.replication import Counts, LogMaker, ReadMode, Replica
@@ -30,6 +30,7 @@ from relay.net.rtmp_client import ClientSettings
 from relay.net.streams import Hub
 
 RETURN_SECONDS = 5.0
+WILDCARDS = frozenset("*?[")
 FORGET_SECONDS = 600.0  # a publisher whose origin was rebuilt is back by then
 
 
@@ -65,8 +66,11 @@ class Gatherer:
     ) -> None:
         self.name = name
         self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
+        self._named = [StreamName.parse(pattern) for pattern in patterns if not WILDCARDS.intersection(pattern)]
+        app = self._named[0].app if self._named else APP
         self.links = [
-            ControlLink(member, endpoint, settings, self._changed, report=self._report) for member, endpoint in members
+            ControlLink(member, endpoint, settings, self._changed, report=self._report, app=app)
+            for member, endpoint in members
         ]
         self.replicas: dict[StreamName, Replica] = {}
         self.pulls: dict[StreamName, Pull] = {}
@@ -184,10 +188,7 @@ class Gatherer:
         """A plain RTMP server has no catalogue: ask it for the streams that were named."""
         if self._make_pull is None:
             return
-        for pattern in self._patterns:
-            if any(character in pattern for character in "*?["):
-                continue
-            name = StreamName.parse(pattern)
+        for name in self._named:
             if name not in self.pulls:
                 self.pulls[name] = self._make_pull(name, [upstream])
                 self.pulls[name].start()

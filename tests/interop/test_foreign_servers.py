@@ -8,7 +8,7 @@ from unittest import SkipTest
 import pytest
 
 from tests.clients import Watcher, looped, read_clip, watch
-from tests.cluster import HOST, ClusterTestCase, Node, Program, free_port, until
+from tests.cluster import HOST, ClusterTestCase, Program, free_port, until
 from tests.players import check_run, ffmpeg_publish, packets_of
 from tests.programs import is_ci, require_program
 
@@ -21,6 +21,7 @@ NGINX_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 NGINX_CONFIGURATION = """
 load_module {module};
 daemon off;
+master_process off;
 pid {directory}/nginx.pid;
 error_log stderr;
 events {{ }}
@@ -93,6 +94,3 @@ class PullTests(ClusterTestCase):
     def _check_packets(self, watcher: Watcher, begin: int) -> None:
         source = looped(read_clip(CLIP))
         check_run(packets_of(watcher.messages[begin:]), packets_of(next(source) for _ in range(TURNS)), WANTED - 10)
-
-
-__all__ = ["Node", "PullTests"]
