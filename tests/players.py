@@ -47,7 +47,7 @@ def packet_of(message: MediaMessage) -> Packet:
 
 
 def packets_of(messages: Iterable[MediaMessage]) -> list[Packet]:
-    """All packets of these messages; headers, and what enhanced RTMP says about colours and channels, are none."""
+    """All packets of these messages; headers, and what is said about colours, channels and ends, are none."""
     return [packet_of(message) for message in frames(messages) if _is_coded(message)]
 
 
@@ -55,7 +55,9 @@ def _is_coded(message: MediaMessage) -> bool:
     head = message.payload[0]
     if message.message_type == MessageType.AUDIO:
         return head >> 4 != 9 or head & 0x0F == 1
-    return not head & 0x80 or head & 0x0F in (1, 3)
+    if head & 0x80:
+        return head & 0x0F in (1, 3)
+    return head & 0x0F != 7 or message.payload[1] == 1  # H.264 has an end of sequence, too
 
 
 def ffmpeg_play(url: str, wanted: int) -> list[str]:

@@ -49,7 +49,7 @@ class PlayerTests(ClusterTestCase):
     async def test_gstreamer_rtmpsrc_plays(self) -> None:
         """rtmpsrc is librtmp."""
         location = f"location={self.origin.rtmp(STREAM)} live=1"
-        await self._gstreamer_plays("rtmpsrc", location, f"num-buffers={2 * WANTED}", "blocksize=1024")
+        await self._gstreamer_plays("rtmpsrc", location, f"num-buffers={2 * WANTED}", "blocksize=256")
 
     async def _gstreamer_plays(self, *source: str) -> None:
         sink = ["!", "filesink", f"location={self.file}"]
