@@ -15,6 +15,8 @@ import attrs
 
 from relay.errors import NameRefused
 
+MAX_QUERY_KEYS = 32  # a viewer's token and a few of its player's own; parsing costs time for each
+
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -58,6 +60,13 @@ class StreamName:
 
 
 def split_query(text: str) -> tuple[str, dict[str, str]]:
-    """``"demo?epoch=7&offset=9"`` to ``("demo", {"epoch": "7", "offset": "9"})``; the last of equal keys wins."""
+    """``"demo?epoch=7&offset=9"`` to ``("demo", {"epoch": "7", "offset": "9"})``; the last of equal keys wins.
+
+    Raises:
+        NameRefused: there are more than 32 keys.
+    """
     name, _, query = text.partition("?")
-    return name, dict(parse_qsl(query, keep_blank_values=True, max_num_fields=32))
+    try:
+        return name, dict(parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_KEYS))
+    except ValueError:
+        raise NameRefused(f"a query of more than {MAX_QUERY_KEYS} keys") from None

@@ -192,7 +192,7 @@ class Viewer:
         self._run_start = 0  # the cursor's offset where the present run of the rendition began
         self._run_bytes = 0  # of the runs before
         self._is_skipping = False
-        self._has_ended = False
+        self._ended_at = -1  # the offset at which the end of the broadcast was said; another may end further on
         self._checked_offset = -1
         self._progressed_at = now
 
@@ -356,7 +356,7 @@ class Viewer:
             return self._halted()
         if state is CursorState.GAP:
             self._say_pending()
-            return self._land()
+            return self._land() or (self._log.is_finished and self._cross())
         return self._cross()
 
     def _halted(self) -> bool:
@@ -393,8 +393,8 @@ class Viewer:
             self._write(self._form.crossing(successor, start))
             self._move(start)
             return True
-        if not self._has_ended:
-            self._has_ended = True
+        if self.offset != self._ended_at:
+            self._ended_at = self.offset
             self._write(self._form.ending())
             if not self._form.is_kept_at_end:
                 self._finish("ended")
@@ -406,7 +406,7 @@ class Viewer:
         self._run_bytes += self._cursor.offset - self._run_start
         self._cursor.move_to(self._form.offset_of(start), self._form.rendition(self._log, start))
         self._run_start = self._cursor.offset
-        self._has_ended = False
+        self._ended_at = -1
 
     def _finish(self, outcome: str) -> None:
         self.stop()

@@ -304,6 +304,9 @@ class ReplicateTests(ControlTestCase):
         publish(self.stream, gops(1, start=1200))
         self.network.carry()
         self.assertEqual(gops(1, start=1200), copy.media)
+        self.stream.end()
+        self.network.carry()
+        self.assertEqual(2, copy.codes.count("Relay.Ended"))
 
     def test_neighbour_s_unknown_command_is_refused_and_it_stays(self) -> None:
         peer = connect(self.network, self.endpoint, Neighbour())

@@ -333,6 +333,20 @@ class CrossingTests(ViewerTestCase):
             expected += part
         self.assertEqual(expected, media_of(read_messages(self.pair.run()))[3:])
 
+    def test_viewer_whose_old_epoch_was_given_up_goes_on_in_the_new_one(self) -> None:
+        """It was too slow for the old one: what is left of it is lost, not the viewer."""
+        messages = gops(20, size=3_000)
+        publish(self.stream, messages[:10])
+        self.join(self.socket_viewer())
+        publish(self.stream, messages[10:])
+        old = self.stream.log
+        self.stream.succeed(memory_log(epoch=old.epoch + 1, start=LogStart(time_ms=8000)))
+        old.discard()
+        publish(self.stream, [avc_header(8000), *gops(1, start=8000)])
+        received = media_of(read_messages(self.pair.run()))
+        self.assertEqual([avc_header(8000), *gops(1, start=8000)], received[-11:])
+        self.assertEqual([], self.outcomes)
+
     def test_beginning_of_an_empty_log_is_its_end(self) -> None:
         log = memory_log(epoch=3, start=LogStart(offset=70, flv_offset=90))
         self.assertEqual((70, 90), (beginning_of(log).offset, beginning_of(log).flv_offset))
