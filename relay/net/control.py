@@ -374,6 +374,11 @@ class ControlLink:
             Backoff(maximum=1.0),
         )
 
+    @property
+    def shown(self) -> str:
+        """For people."""
+        return self.peer or self.name
+
     def start(self) -> None:
         """Connect, and stay connected."""
         self._factory.start()
@@ -432,7 +437,7 @@ class ControlLink:
         if (state, why) != (self.state, self.why):
             level = "info" if state != "down" else "warn"
             getattr(self.log, level)(
-                "{name} is {state}{why}", name=self.name, state=state, why=f" ({why})" if why else ""
+                "{name} is {state}{why}", name=self.shown, state=state, why=f" ({why})" if why else ""
             )
         self.state, self.why = state, why
         self.since = self._settings.clock.seconds()

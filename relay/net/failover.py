@@ -59,6 +59,13 @@ class Upstream:
     name: str
     endpoint: IStreamClientEndpoint
     is_usable: bool = True
+    title: str = ""
+    """What the node calls itself, once it has said so."""
+
+    @property
+    def shown(self) -> str:
+        """For people."""
+        return self.title or self.name
 
 
 class FailoverFactory(Factory):
@@ -210,6 +217,6 @@ class FailoverFactory(Factory):
         error = failure.getErrorMessage()
         if failure.check(CancelledError) is None and self._complaints.get(member.name) != error:
             self._complaints[member.name] = error  # said once, not at each attempt
-            self.log.info("can't reach {name}: {error}", name=member.name, error=error)
+            self.log.info("can't reach {name}: {error}", name=member.shown, error=error)
         self._tried.add(member.name)
         self._attempt()

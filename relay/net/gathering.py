@@ -109,11 +109,11 @@ class Gatherer:
             return
         for name, replica in self.replicas.items():
             if name in link.catalogue and replica.return_to(preferred):
-                self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.name)
+                self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.shown)
 
     def why_not_normal(self) -> list[str]:
         """What is wrong, in words; empty when the preferred member runs."""
-        return [f"{self.name}: {link.name} is down ({link.why})" for link in self.links[:1] if link.state == "down"]
+        return [f"{self.name}: {link.shown} is down ({link.why})" for link in self.links[:1] if link.state == "down"]
 
     def is_down(self) -> bool:
         """Is there nobody to read from?"""
@@ -126,6 +126,7 @@ class Gatherer:
         index = self.links.index(link)
         upstream = self.upstreams[index]
         was_usable, upstream.is_usable = upstream.is_usable, link.state == "up"
+        upstream.title = link.peer
         if link.state == "foreign":
             self._pull_all(upstream)
         if was_usable and not upstream.is_usable:
@@ -196,4 +197,4 @@ class Gatherer:
 
 def _hears(replica: Replica, link: ControlLink) -> bool:
     """Does what this member says of the stream count?  That of those who are read, or of all if none is."""
-    return not replica.sources or link.name in replica.sources
+    return not replica.sources or any(source.name == link.name for source in replica.sources)

@@ -189,9 +189,9 @@ class Replica:
         return f"epoch={log.epoch}&offset={log.end}&time={log.end_time_ms}"
 
     @property
-    def sources(self) -> list[str]:
+    def sources(self) -> list[Upstream]:
         """Who is read, or asked."""
-        return [factory.current.name for factory in self.factories if factory.current is not None]
+        return [factory.current for factory in self.factories if factory.current is not None]
 
     def set_live(self, is_live: bool) -> None:
         """The upstream says whether somebody publishes."""
@@ -228,7 +228,7 @@ class Replica:
         """
         stream = self._stream
         if stream is not None and stream.log.epoch != told.epoch and stream.find_epoch(told.epoch) is not None:
-            raise UpstreamBehind(f"{reading.upstream.name} is still in epoch {told.epoch}")
+            raise UpstreamBehind(f"{reading.upstream.shown} is still in epoch {told.epoch}")
         if stream is None or stream.log.epoch != told.epoch:
             self._begin(reading, told)
         elif told.offset > self._end and not self._is_filled_by_another(reading):
@@ -272,7 +272,7 @@ class Replica:
             self.log.info(
                 "{stream}: lost {upstream}: {outcome}",
                 stream=str(self.name),
-                upstream=reading.upstream.name,
+                upstream=reading.upstream.shown,
                 outcome=outcome,
             )
         self.flush()
@@ -295,7 +295,7 @@ class Replica:
 
     def _show(self) -> None:
         if self._stream is not None:
-            self._hub.set_live(self._stream, self.is_upstream_live, "+".join(self.sources))
+            self._hub.set_live(self._stream, self.is_upstream_live, "+".join(source.shown for source in self.sources))
 
     def _begin(self, reading: Reading, told: ToldPosition) -> None:
         if told.start is None:
@@ -307,7 +307,7 @@ class Replica:
             stream=str(self.name),
             epoch=told.epoch,
             offset=told.offset,
-            upstream=reading.upstream.name,
+            upstream=reading.upstream.shown,
         )
         if stream is None:
             self._stream = self._hub.add(self.name, log)
@@ -326,7 +326,7 @@ class Replica:
             "{stream}: {missing} bytes are missing: {upstream} has nothing between {end} and {offset}",
             stream=str(self.name),
             missing=missing,
-            upstream=reading.upstream.name,
+            upstream=reading.upstream.shown,
             end=self._end,
             offset=told.offset,
         )
@@ -342,7 +342,7 @@ class Replica:
             self.log.error(
                 "{stream}: {upstream} has other bytes than we have, nothing of it is copied: {error}",
                 stream=str(self.name),
-                upstream=reading.upstream.name,
+                upstream=reading.upstream.shown,
                 error=str(error),
             )
             raise RemoteProtocolError("the log differs from ours") from None

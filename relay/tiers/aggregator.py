@@ -116,22 +116,13 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
         ConfigError: they can't be used.
     """
     pairs = [
-        (
-            name,
-            [(member_name(name, i), client_endpoint(reactor, f"--pair {name}", text)) for i, text in enumerate(texts)],
-        )
+        (name, [(text, client_endpoint(reactor, f"--pair {name}", text)) for text in texts])
         for name, texts in options["pairs"]
     ]
     keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
     aggregator = Aggregator(options.settings(), reactor, pairs, keep, ReadMode(options["read"]))
     links = [link for gatherer in aggregator.gatherers for link in gatherer.links]
-    addresses = {member_name(name, i): text for name, texts in options["pairs"] for i, text in enumerate(texts)}
-    return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts, addresses), options, reactor)
-
-
-def member_name(pair: str, index: int) -> str:
-    """a1 and a2 are the members of pair a."""
-    return f"{pair}{index + 1}"
+    return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts), options, reactor)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

@@ -106,7 +106,7 @@ class NodeOptions(usage.Options):
             known = ", ".join(attrs.fields_dict(Limits))
             raise usage.UsageError(f"--limit {limit!r}: NAME=VALUE, and NAME one of {known}")
         value = positive(f"--limit {name}")(text)
-        if field.type == "float":
+        if str(field.type) == "float":  # annotations are text here
             self["limits"][name] = value
         elif value == int(value):
             self["limits"][name] = int(value)

@@ -34,7 +34,6 @@ class MediaNodeView:
         node: the node.
         links: its upstreams.
         counts: of its copies, if it makes any.
-        addresses: what the operator calls each upstream's endpoint.
     """
 
     def __init__(
@@ -42,12 +41,10 @@ class MediaNodeView:
         node: Node,
         links: Sequence[ControlLink] = (),
         counts: Counts | None = None,
-        addresses: Mapping[str, str] | None = None,
     ) -> None:
         self._node = node
         self._links = links
         self._counts = counts
-        self._addresses = addresses or {}
 
     @property
     def name(self) -> str:
@@ -80,10 +77,7 @@ class MediaNodeView:
         ]
 
     def links(self) -> Sequence[LinkView]:
-        return [
-            LinkView(name=link.name, endpoint=self._addresses.get(link.name, link.name), state=link.state, why=link.why)
-            for link in self._links
-        ]
+        return [LinkView(name=link.shown, endpoint=link.name, state=link.state, why=link.why) for link in self._links]
 
     def metrics(self) -> Sequence[Metric]:
         return list(self._metrics())

@@ -10,7 +10,7 @@ from relay.net.identity import NodeIdentity
 from relay.net.node import NodeSettings
 from relay.net.replication import ReadMode
 from relay.testing import MemoryNetwork, publish
-from relay.tiers.aggregator import Aggregator, member_name
+from relay.tiers.aggregator import Aggregator
 from tests.log.model import gops
 from tests.net.driving import Player, connect, make_node, stop_node
 from tests.tiers.test_options import GOOD, TierTestCase
@@ -36,9 +36,6 @@ class OptionTests(TierTestCase):
         ):
             self.assert_refused("aggregator", ["--name", "agg1", *arguments], *words)
         self.assert_refused("aggregator", ["--pair", "c=tcp:h:x"], "--pair c", "is no endpoint", is_built=True)
-
-    def test_member_names(self) -> None:
-        self.assertEqual(["a1", "a2"], [member_name("a", index) for index in range(2)])
 
     def test_options_of_every_node_are_taken(self) -> None:
         self.assertEqual("tcp:1935", self.parse("aggregator", GOOD["aggregator"])["listen"])
