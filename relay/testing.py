@@ -89,6 +89,7 @@ class ManualReactor(Clock):
 
     def turn(self) -> bool:
         """One round of the reactor, without waiting: calls that are due, sockets that are ready.  Was there any?"""
+        due = [call for call in self.getDelayedCalls() if call.getTime() <= self.seconds()]
         self.advance(0)
         readers = [reader for reader in self.readers if reader.fileno() >= 0]
         writers = [writer for writer in self.writers if writer.fileno() >= 0]
@@ -99,7 +100,7 @@ class ManualReactor(Clock):
                     why = getattr(descriptor, act)()
                     if why is not None:
                         self._lose(descriptor, why)
-        return bool(readable or writable)
+        return bool(due or readable or writable)
 
     def _lose(self, descriptor: Any, why: Exception) -> None:
         self.removeReader(descriptor)

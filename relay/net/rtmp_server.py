@@ -307,8 +307,9 @@ class RtmpServerProtocol(TwistedProtocol):
             self._waiting.cancel()
             self._waiting = None
         elif self.viewer is not None:
-            if not self.viewer.is_between_messages():
-                self.close("viewer_stopped")  # nothing may follow half a message but its other half
+            if self.feed is not None or not self.viewer.is_between_messages():
+                # nothing may follow half a message but its other half, nor a run of a session's that may be resumed
+                self.close("viewer_stopped")
                 return
             self.viewer.stop()
             self.viewer = None
