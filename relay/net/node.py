@@ -26,15 +26,11 @@ from relay.net.ingest import Publication, PublishRefused
 from relay.net.listening import ListeningService
 from relay.net.proxy import TLV_BALANCER, TLV_RESUME, ProxyHeader, is_authentic
 from relay.net.resuming import ResumedProtocol
-from relay.net.rtmp_client import ClientSettings
+from relay.net.rtmp_client import ClientSettings, neighbour_limits
 from relay.net.rtmp_server import RtmpServerProtocol
 from relay.net.sessions import ResumePoint, SessionFeed
 from relay.net.sniffing import LOOPBACK, Network, PortFactory
 from relay.net.streams import Hub
-
-NODE_COMMAND_BYTES = (
-    4 << 20
-)  # a catalogue of 1000 streams, or headers in force with the largest metadata, in one command
 
 
 @attrs.frozen(kw_only=True)
@@ -110,10 +106,7 @@ class Node(MultiService):
     @property
     def upstream_settings(self) -> ClientSettings:
         """For connections to other nodes: what they say in one command may be larger than what a viewer may say."""
-        limits = attrs.evolve(
-            self.limits, command_bytes=NODE_COMMAND_BYTES, amf_string_bytes=NODE_COMMAND_BYTES, amf_items=64 << 10
-        )
-        return ClientSettings(identity=self.identity, limits=limits, clock=self.clock)
+        return ClientSettings(identity=self.identity, limits=neighbour_limits(self.limits), clock=self.clock)
 
     @property
     def viewers(self) -> int:

@@ -24,6 +24,17 @@ from relay.rtmp.events import Connected, ConnectRejected, Event, HandshakeDone, 
 from relay.rtmp.handshake import NONCE_BYTES
 
 NODE_MESSAGES_PER_SECOND = 100_000  # a neighbour may report on thousands of streams at once
+NODE_COMMAND_BYTES = 4 << 20  # a catalogue of 1000 streams, or headers in force with the largest metadata
+
+
+def neighbour_limits(limits: Limits) -> Limits:
+    """What a neighbour says in one command may be larger than what a viewer may say: either may list its streams."""
+    return attrs.evolve(
+        limits,
+        command_bytes=NODE_COMMAND_BYTES,
+        amf_string_bytes=NODE_COMMAND_BYTES,
+        amf_items=64 << 10,
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +145,7 @@ class RtmpClientProtocol(Protocol):
             self._recognize(event.properties)
             if self.peer_node is not None:
                 self.session.allow_control_messages(NODE_MESSAGES_PER_SECOND)
+                self.session.use_limits(neighbour_limits(self.settings.limits))
             self.accepted(event.properties)
         elif isinstance(event, ConnectRejected):
             self.log.warn(

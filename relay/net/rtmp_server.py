@@ -32,7 +32,7 @@ from relay.limits import Limits
 from relay.names import StreamName, split_query
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
-from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND
+from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND, neighbour_limits
 from relay.net.sessions import SessionFeed, leave
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
@@ -201,6 +201,7 @@ class RtmpServerProtocol(TwistedProtocol):
         else:
             tune(self.transport, NODE_TIMEOUT_MS)
             self.session.allow_control_messages(NODE_MESSAGES_PER_SECOND)
+            self.session.use_limits(neighbour_limits(self.node.limits))
             self.session.accept_connect(request, identity.properties("server", *nonces))
         self.app = request.app
 

@@ -118,6 +118,10 @@ class Session:
         """Another bound than the limits' own, for a peer that proved to be one of our nodes."""
         self._control_limit = per_second
 
+    def use_limits(self, limits: Limits) -> None:
+        """Other bounds from here on, for a peer that proved to be one of our nodes."""
+        self.limits = self._reader.limits = limits
+
     def receive_data(self, data: bytes, now: float) -> list[Event]:
         """What the peer did.
 

@@ -106,12 +106,16 @@ class CatalogueTests(ControlTestCase):
         names = [StreamName("live", f"s{index}") for index in range(900)]
         for name in names:
             self.node.hub.add(name, memory_log())
-        settings = self.node.upstream_settings
-        link = ControlLink("o1", self.endpoint, settings, lambda link: None)
-        self.links.append(link)
-        link.start()
-        self.network.carry()
+        link = self.link()
         self.assertEqual(("up", 900), (link.state, len(link.catalogue)))
+
+    def test_thousands_of_streams_are_reported_in_one_go(self) -> None:
+        told: list[CatalogueEntry] = []
+        self.node.control.on_report = told.append
+        entry = CatalogueEntry(name=NAME, epoch=5, start=1, end=99, time_ms=7_000, is_live=True)
+        entries = [attrs.evolve(entry, name=StreamName("live", f"s{index}")) for index in range(900)]
+        link = self.link(report=lambda: entries)
+        self.assertEqual(("up", entries), (link.state, told))
 
     def test_node_hears_what_its_neighbours_have(self) -> None:
         """An origin that lost its store learns from copies how far media time had come."""

@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.names import StreamName
 from relay.net.ingest import PublishRefused
-from relay.net.node import NODE_COMMAND_BYTES, Node
+from relay.net.node import Node
+from relay.net.rtmp_client import NODE_COMMAND_BYTES
 from relay.rtmp.events import PlayStarted
 from relay.testing import MemoryNetwork, publish
 from tests.log.model import gops
