@@ -6,10 +6,11 @@ from itertools import pairwise
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.log.points import LogStart
 from relay.log.timeline import Timeline
 from relay.net.ingest import Ingest, PublishRefused, SecondPublisher
 from relay.rtmp.messages import MediaMessage
-from relay.testing import ManualReactor, make_hub
+from relay.testing import ManualReactor, make_hub, memory_log
 from tests.log.model import audio, contents, gops, video
 from tests.net.driving import read_messages
 from tests.wire import aac_header, avc_header, metadata
@@ -147,6 +148,18 @@ class OnePublisherTests(IngestTestCase):
         self.send_in_time(publication, [video(time, index == 0) for index, time in enumerate(wild)])
         self.assert_timestamps_grow()
         self.assertLess(self.stored[-1].timestamp, 7_000)
+
+    def test_new_epoch_begins_with_the_publisher_s_headers_and_a_keyframe(self) -> None:
+        """The log had to be begun anew while the encoder goes on in the middle of a GOP."""
+        publication = self.ingest.admit(self.first)
+        self.send(publication, HEADERS + gops(1)[:5])
+        self.stream.succeed(memory_log(epoch=2, start=LogStart(time_ms=1000)))
+        self.ingest.begin_log(Timeline.resume(1000, 0))
+        self.send(publication, gops(1)[5:] + gops(1, start=400))
+        self.assertEqual([18, 9, 8] + [9] * 10, [message.message_type for message in self.stored])
+        self.assertEqual(gops(1, start=400)[0].payload, self.stored[3].payload)
+        self.assertGreater(self.stored[3].timestamp, 1000)
+        self.assert_timestamps_grow()
 
     def test_end_twice_is_harmless(self) -> None:
         publication = self.ingest.admit(self.first)

@@ -195,6 +195,19 @@ class SessionTests(SynchronousTestCase):
         scene.balancer.answer()
         self.assertNotIn(PING, scene.pair.run())
 
+    def test_broadcast_that_ends_and_goes_on_while_the_answer_is_due(self) -> None:
+        """The encoder is back at the last moment: nothing leaves before the answer, and then every byte."""
+        scene = self.scene()
+        before = len(scene.pair.run())
+        scene.stream.end()
+        scene.stream.log.reopen()
+        scene.publish(1)
+        self.assertEqual(before, len(scene.pair.run()))
+        scene.balancer.answer()
+        scene.pair.run()
+        self.assertEqual(([], scene.stream.log.end), (scene.outcomes, scene.viewer.offset))
+        scene.check_words()
+
     def test_broadcast_that_ends_while_the_answer_is_due(self) -> None:
         scene = self.scene()
         scene.pair.run()
