@@ -22,6 +22,7 @@ from relay.net.rtmp_client import ClientSettings
 from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, serve
 from relay.tiers.views import BalancerView
 
+NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
 HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED}
 
 
@@ -91,7 +92,9 @@ class Balancer(MultiService):
         self.identity = settings.identity
         self.clock: IReactorTime = reactor
         client = ClientSettings(identity=settings.identity, limits=settings.limits, clock=reactor)
-        self.pool = BackendPool([Backend(name, endpoint) for name, endpoint in aggregators], reactor.seconds, policy)
+        unknown = [Backend(name, endpoint, BackendState.DOWN, NOT_REACHED) for name, endpoint in aggregators]
+        self.pool = BackendPool(unknown, reactor.seconds, policy)
+        self._reached: set[str] = set()
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
         self.links = [
             ControlLink(name, endpoint, client, self._changed, on_session=self._session_said)
@@ -123,14 +126,15 @@ class Balancer(MultiService):
 
     def _changed(self, link: ControlLink) -> None:
         if link.state == "up":
+            self._reached.add(link.name)
             state, why = link.health
             self.pool.set_state(link.name, HEALTH_STATES.get(state, BackendState.DOWN), "; ".join(why))
         elif link.state == "foreign":
             self.pool.set_state(link.name, BackendState.UP)
         else:
-            was_up = self.pool.backends[link.name].state is not BackendState.DOWN
             self.pool.set_state(link.name, BackendState.DOWN, link.why)
-            if was_up and self.running:
+            if link.name in self._reached and self.running:
+                self._reached.discard(link.name)
                 self.factory.aggregator_lost(link.name)
 
     def _session_said(self, link: ControlLink, name: str, values: list[Any]) -> None:
