@@ -7,7 +7,10 @@ catalogues.  Called by the tiers: a distributor has one group, an aggregator one
 A stream that the members no longer list is kept for ``FORGET_SECONDS``: an origin that has lost its store lists nothing
 until its publishers are back, and what the copies have is then all that there is.
 
-The preferred member is the first.  When it has been up for ``return_seconds``, replicas that read from another go
+A member that runs but says that it is down has lost its own upstreams: its bytes have stopped, and no connection tells
+so.  It is left like a dead one, as long as another member is better off.
+
+The preferred member is the first.  When it has been well for ``return_seconds``, replicas that read from another go
 back to it: a short while is not enough, or a server that crashes every few seconds would move everybody each time.
 """
 
@@ -20,7 +23,6 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
-from relay.errors import LimitExceeded
 from relay.names import StreamName
 from relay.net.control import APP, CatalogueEntry, ControlLink, entry_of
 from relay.net.failover import Upstream
@@ -84,6 +86,7 @@ class Gatherer:
         self._on_change = on_change
         self._mode = mode
         self._refused: set[StreamName] = set()
+        self._well_since = 0.0  # when the preferred member became usable
         self._listed: dict[str, set[StreamName]] = {member: set() for member, _ in members}
 
     def start(self) -> None:
@@ -105,15 +108,20 @@ class Gatherer:
 
     def _return_to_preferred(self) -> None:
         preferred, link = self.upstreams[0], self.links[0]
-        if link.state != "up" or self._settings.clock.seconds() - link.since < self._return_seconds:
+        if not preferred.is_usable or self._settings.clock.seconds() - self._well_since < self._return_seconds:
             return
         for name, replica in self.replicas.items():
             if name in link.catalogue and replica.return_to(preferred):
                 self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.shown)
 
     def why_not_normal(self) -> list[str]:
-        """What is wrong, in words; empty when the preferred member runs."""
-        return [f"{self.name}: {link.shown} is down ({link.why})" for link in self.links[:1] if link.state == "down"]
+        """What is wrong, in words; empty when the preferred member runs and is read."""
+        link, preferred = self.links[0], self.upstreams[0]
+        if link.state == "down":
+            return [f"{self.name}: {link.shown} is down ({link.why})"]
+        if link.state == "up" and not preferred.is_usable:
+            return [f"{self.name}: {link.shown} says that it is down ({'; '.join(link.health[1])})"]
+        return []
 
     def is_down(self) -> bool:
         """Is there nobody to read from?"""
@@ -123,27 +131,41 @@ class Gatherer:
         return [entry_of(stream) for stream in self._hub]
 
     def _changed(self, link: ControlLink) -> None:
-        index = self.links.index(link)
-        upstream = self.upstreams[index]
-        was_usable, upstream.is_usable = upstream.is_usable, link.state == "up"
+        upstream = self.upstreams[self.links.index(link)]
         upstream.title = link.peer
         if link.state == "foreign":
             self._pull_all(upstream)
-        if was_usable and not upstream.is_usable:
-            for replica in list(self.replicas.values()):
-                replica.leave(upstream, link.why)
-        if upstream.is_usable:
+        self._judge()
+        if link.state == "up":
             self._adopt(link)
-            if not was_usable:
-                for replica in self.replicas.values():
-                    replica.wake()
         self._on_change()
+
+    def _judge(self) -> None:
+        """Read from a member that is up; from one that has lost its own upstreams only if all have."""
+        up = [link.state == "up" for link in self.links]
+        fit = [is_up and not self._is_starved(link) for is_up, link in zip(up, self.links, strict=True)]
+        were_usable = [upstream.is_usable for upstream in self.upstreams]
+        for upstream, is_usable in zip(self.upstreams, fit if any(fit) else up, strict=True):
+            upstream.is_usable = is_usable
+        if self.upstreams[0].is_usable and not were_usable[0]:
+            self._well_since = self._settings.clock.seconds()
+        for upstream, link, was_usable in zip(self.upstreams, self.links, were_usable, strict=True):
+            if was_usable and not upstream.is_usable:
+                for replica in list(self.replicas.values()):
+                    replica.leave(upstream, link.why or "starved")
+            elif upstream.is_usable and not was_usable:
+                for replica in list(self.replicas.values()):
+                    replica.wake()
+
+    def _is_starved(self, link: ControlLink) -> bool:
+        """Does it say that it gets nothing itself?  In merge mode the other member's bytes make that harmless."""
+        return self._mode is ReadMode.ACTIVE_STANDBY and link.health[0] == "down"
 
     def _adopt(self, link: ControlLink) -> None:
         """Copy what the member lists; what it lists again is asked for at once."""
         for name, entry in link.catalogue.items():
             replica = self.replicas.get(name)
-            if replica is None and name.matches(self._patterns) and name not in self._refused:
+            if replica is None and name.matches(self._patterns):
                 replica = self._begin(name)
             if replica is not None and _hears(replica, link):
                 replica.set_live(entry.is_live)
@@ -161,15 +183,31 @@ class Gatherer:
     def _begin(self, name: StreamName) -> Replica | None:
         if self._hub.get(name) is not None:
             return None  # another group carries it
-        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts, self._mode)
-        try:
-            replica.start()
-        except LimitExceeded as error:
-            self._refused.add(name)
-            self.log.error("{stream} is not copied: {error}", stream=str(name), error=str(error))
+        if not self._has_room():
+            self._refuse(name)
             return None
+        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts, self._mode)
+        replica.start()
+        self._refused.discard(name)
         self.replicas[name] = replica
         return replica
+
+    def _has_room(self) -> bool:
+        """May one more stream be copied?  Those that are asked for and not here yet count."""
+        limit = self._hub.limits.streams
+        if len(self._hub) + len(self.replicas) < limit:
+            return True
+        return len(self._hub) + sum(self._hub.get(name) is None for name in self.replicas) < limit
+
+    def _refuse(self, name: StreamName) -> None:
+        """Said once; it is tried again whenever the member tells something."""
+        if name not in self._refused:
+            self._refused.add(name)
+            self.log.error(
+                "{stream} is not copied: {limit:g} streams are the limit",
+                stream=str(name),
+                limit=self._hub.limits.streams,
+            )
 
     def _drop_gone(self) -> None:
         """Forget streams that no member has had for long; while a member is down, nothing is known."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.log.points import LogStart
 from relay.names import StreamName
 from relay.net.control import DEAD_SECONDS
-from relay.net.gathering import FORGET_SECONDS, RETURN_SECONDS
-from relay.net.replication import ReadMode
+from relay.net.gathering import FORGET_SECONDS, RETURN_SECONDS, Gatherer
+from relay.net.replication import Counts, ReadMode
 from relay.testing import MemoryNetwork, memory_log, publish
 from tests.log.model import contents, gops
 from tests.net.driving import CopyingNode, Player, connect, log_bytes, make_node, stop_node
@@ -167,6 +168,39 @@ class FailoverTests(PairTestCase):
         self.assert_copied()
         self.assert_watched(player, since)
 
+    def test_member_that_has_lost_its_own_upstream_is_left(self) -> None:
+        """It runs, answers pings and sends nothing: only its own word tells."""
+        self.feed()
+        player = self.watch()
+        since = len(self.sent) - 10
+        origin_links = [link for link in self.at_origin.open_links if link.client.factory in self.upstreams_of(self.a1)]
+        for link in origin_links:
+            link.is_cut = True
+        self.patch(self.a1, "health", lambda: ("down", ["upstream: o1 is down"]))
+        self.a1.tell_health()
+        self.feed(3)
+        self.assertEqual("a2", self.source)
+        (why,) = self.pair.why_not_normal()
+        self.assertIn("a1 says that it is down (upstream: o1 is down)", why)
+        self.assert_copied()
+        for link in origin_links:
+            link.is_cut = False
+        self.patch(self.a1, "health", lambda: ("normal", []))
+        self.a1.tell_health()
+        self.feed(RETURN_SECONDS + 2)
+        self.assertEqual(("a1", []), (self.source, self.pair.why_not_normal()))
+        self.assert_copied()
+        self.assert_watched(player, since)
+
+    def test_members_that_have_both_lost_their_upstream_are_read_all_the_same(self) -> None:
+        self.feed()
+        for node in (self.a1, self.a2):
+            self.patch(node, "health", lambda: ("down", ["upstream: o1 is down"]))
+            node.tell_health()
+        self.feed(2)
+        self.assertEqual([], self.pair.why_not_normal())
+        self.assert_copied()
+
     def test_lost_preferred_member_is_said_in_words(self) -> None:
         self.assertEqual([], self.pair.why_not_normal())
         self.kill(self.a1, self.at_a1)
@@ -279,10 +313,38 @@ class CatalogueTests(PairTestCase):
         self.assertIsNone(self.agg.hub.get(NAME))
 
     def test_stream_over_the_limit_is_not_copied_and_nothing_else_suffers(self) -> None:
-        limits = self.agg.limits.__class__(streams=1)
-        self.agg.hub.limits = limits
+        """Said once, and no connection is made for it; it is copied when there is room."""
+        self.agg.hub.limits = self.agg.limits.__class__(streams=1)
         self.feed()
-        publish(self.origin.ingest(StreamName("live", "second")).stream, HEADERS + gops(1))
+        second = StreamName("live", "second")
+        publish(self.origin.ingest(second).stream, HEADERS + gops(1))
+        with capturedLogs() as events:
+            self.feed()
+            attempts = self.at_a1.attempts
+            self.origin.hub.set_live(self.origin.hub.get(second), True, "x")
+            self.feed()
+        said = [event for event in events if "is not copied" in (event["log_format"] or "")]
+        self.assertEqual((1, 1, attempts), (len(said), len(self.agg.hub), self.at_a1.attempts))
+        self.assert_copied()
+        self.agg.hub.limits = self.agg.limits
+        self.origin.hub.set_live(self.origin.hub.get(second), False, "")
+        self.advance(1)
+        self.assertIsNotNone(self.agg.hub.get(second))
+
+    def test_stream_that_two_groups_have_is_copied_by_the_first(self) -> None:
+        """Which pair carries a stream is the operator's choice; two that do are no conflict."""
         self.feed()
-        self.assertEqual(1, len(self.agg.hub))
+        other = Gatherer(
+            "pair b",
+            [("a2", self.at_a2)],
+            patterns=("*",),
+            hub=self.agg.hub,
+            maker=self.agg.logs,
+            settings=self.agg.upstream_settings,
+            counts=Counts(),
+        )
+        other.start()
+        self.feed()
+        self.assertEqual({}, other.replicas)
+        other.stop()
         self.assert_copied()
