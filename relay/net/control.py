@@ -153,7 +153,7 @@ class ControlServer:
         self._health: tuple[str, list[str]] = ("normal", [])
         self.on_ahead: Callable[[LiveStream, int], None] | None = None
         self.on_report: Callable[[CatalogueEntry], None] | None = None
-        self._asked: dict[RtmpServerProtocol, dict[int, Deferred[None]]] = {}
+        self._asked: dict[RtmpServerProtocol, dict[float, Deferred[None]]] = {}
         self._transaction_id = 0
         hub.observe(self._changed)
 
@@ -202,8 +202,8 @@ class ControlServer:
         return asked
 
     def answered(self, protocol: RtmpServerProtocol, transaction_id: float) -> None:
-        """A neighbour answered."""
-        asked = self._asked.get(protocol, {}).pop(int(transaction_id), None)
+        """A neighbour answered, or somebody says so."""
+        asked = self._asked.get(protocol, {}).pop(transaction_id, None)
         if asked is not None:
             asked.callback(None)
 
@@ -390,8 +390,9 @@ class ControlLink:
     # told by the protocol
 
     def up(self, peer: str) -> None:
-        """The neighbour is one of ours, called ``peer``."""
+        """The neighbour is one of ours, called ``peer``; how it is, it says next."""
         self.peer = peer
+        self.health = ("unknown", [])
         self._set("up", "")
 
     def found_foreign(self) -> None:

@@ -330,6 +330,97 @@ class ReplicateTests(ControlTestCase):
             self.assertEqual(1, len(peer.ends), report)
 
 
+class BalancerTests(ControlTestCase):
+    """What is said of sessions, and must be answered."""
+
+    def balancer(self, name: str = "lb1") -> Player:
+        properties = {"relayNode": name, "relayTier": "balancer"}
+        peer = connect(self.network, self.endpoint, Player(properties=properties))
+        peer.session.send_command("relayHello", 0, [])
+        peer.flush()
+        self.network.carry()
+        return peer
+
+    def heard(self, peer: Player) -> list[tuple[str, list]]:
+        self.network.carry()
+        commands = [event for event in peer.events if isinstance(event, CommandReceived)]
+        return [(event.name, event.values) for event in commands if event.name.startswith("relayS")]
+
+    def answer(self, peer: Player) -> None:
+        (asked,) = [event for event in peer.events if isinstance(event, CommandReceived) and event.transaction_id]
+        peer.session.answer_command(asked.transaction_id)
+        peer.flush()
+        self.network.carry()
+
+    def test_balancer_is_told_and_asked_by_its_name(self) -> None:
+        other, peer = self.balancer("lb2"), self.balancer()
+        self.assertTrue(self.node.control.tell_balancer("lb1", "relayStatus", "id", 5.0))
+        asked = self.node.control.ask_balancer("lb1", "relaySuspend", "id", 7.0)
+        self.assertEqual([("relayStatus", ["id", 5.0]), ("relaySuspend", ["id", 7.0])], self.heard(peer))
+        self.assertEqual([], self.heard(other))
+        self.assertNoResult(asked)
+        self.answer(peer)
+        self.assertIsNone(self.successResultOf(asked))
+
+    def test_balancer_that_is_not_connected_is_neither(self) -> None:
+        self.balancer("lb2")
+        self.assertFalse(self.node.control.tell_balancer("lb1", "relayStatus"))
+        self.assertIsNone(self.node.control.ask_balancer("lb1", "relaySuspend"))
+
+    def test_nobody_waits_for_a_balancer_that_is_gone(self) -> None:
+        peer = self.balancer()
+        asked = self.node.control.ask_balancer("lb1", "relaySuspend", "id", 7.0)
+        peer.transport.abortConnection()
+        self.network.carry()
+        self.assertIsNone(self.successResultOf(asked))
+
+    def test_restarted_balancer_s_newest_connection_is_spoken_to(self) -> None:
+        old, new = self.balancer(), self.balancer()
+        self.node.control.tell_balancer("lb1", "relayStatus")
+        self.assertEqual(([], 1), (self.heard(old), len(self.heard(new))))
+
+    def test_answers_that_nobody_asked_for_mean_nothing(self) -> None:
+        """From a balancer, and from any viewer: nan, infinity, another's number."""
+        peer, viewer = self.balancer(), self.client()
+        asked = self.node.control.ask_balancer("lb1", "relaySuspend", "id", 7.0)
+        for number in (float("nan"), float("inf"), -1.0, 0.0, 99.0, 1.0):
+            viewer.session.answer_command(number)
+            viewer.flush()
+        for number in (float("nan"), float("inf"), -1.0, 0.0, 99.0):
+            peer.session.answer_command(number)
+            peer.flush()
+        self.network.carry()
+        self.assertNoResult(asked)
+        self.assertEqual(([], []), (peer.ends, viewer.ends))
+        self.answer(peer)
+        self.successResultOf(asked)
+
+    def client(self) -> Player:
+        return connect(self.network, self.endpoint, Player())
+
+    def test_link_answers_what_it_is_asked(self) -> None:
+        """And hands what is said of sessions to whoever keeps their book."""
+        said: list[tuple[str, list]] = []
+        settings = ClientSettings(
+            identity=NodeIdentity(name="lb1", tier="balancer"), limits=DEFAULT_LIMITS, clock=self.network.reactor
+        )
+        link = ControlLink(
+            "agg1",
+            self.endpoint,
+            settings,
+            lambda link: None,
+            on_session=lambda link, name, values: said.append((name, values)),
+        )
+        self.links.append(link)
+        link.start()
+        self.network.carry()
+        asked = self.node.control.ask_balancer("lb1", "relaySuspend", "id", 7.0)
+        self.node.control.tell_balancer("lb1", "relayCheckpoint", "id", 8.0)
+        self.network.carry()
+        self.successResultOf(asked)
+        self.assertEqual([("relaySuspend", ["id", 7.0]), ("relayCheckpoint", ["id", 8.0])], said)
+
+
 class ToldTests(SynchronousTestCase):
     def test_entry_survives_the_wire(self) -> None:
         entry = CatalogueEntry(name=NAME, epoch=1 << 52, start=7, end=1 << 40, time_ms=5, is_live=True)
