@@ -168,39 +168,6 @@ class FailoverTests(PairTestCase):
         self.assert_copied()
         self.assert_watched(player, since)
 
-    def test_member_that_has_lost_its_own_upstream_is_left(self) -> None:
-        """It runs, answers pings and sends nothing: only its own word tells."""
-        self.feed()
-        player = self.watch()
-        since = len(self.sent) - 10
-        origin_links = [link for link in self.at_origin.open_links if link.client.factory in self.upstreams_of(self.a1)]
-        for link in origin_links:
-            link.is_cut = True
-        self.patch(self.a1, "health", lambda: ("down", ["upstream: o1 is down"]))
-        self.a1.tell_health()
-        self.feed(3)
-        self.assertEqual("a2", self.source)
-        (why,) = self.pair.why_not_normal()
-        self.assertIn("a1 says that it is down (upstream: o1 is down)", why)
-        self.assert_copied()
-        for link in origin_links:
-            link.is_cut = False
-        self.patch(self.a1, "health", lambda: ("normal", []))
-        self.a1.tell_health()
-        self.feed(RETURN_SECONDS + 2)
-        self.assertEqual(("a1", []), (self.source, self.pair.why_not_normal()))
-        self.assert_copied()
-        self.assert_watched(player, since)
-
-    def test_members_that_have_both_lost_their_upstream_are_read_all_the_same(self) -> None:
-        self.feed()
-        for node in (self.a1, self.a2):
-            self.patch(node, "health", lambda: ("down", ["upstream: o1 is down"]))
-            node.tell_health()
-        self.feed(2)
-        self.assertEqual([], self.pair.why_not_normal())
-        self.assert_copied()
-
     def test_lost_preferred_member_is_said_in_words(self) -> None:
         self.assertEqual([], self.pair.why_not_normal())
         self.kill(self.a1, self.at_a1)
@@ -239,6 +206,44 @@ class FailoverTests(PairTestCase):
         self.assertEqual([epoch] * 3, [node.hub.get(NAME).log.epoch for node in (self.a1, self.a2, self.agg)])
         self.assertEqual(log_bytes(new), contents(self.agg.hub.get(NAME).log.rtmp))
         self.assertEqual((new[-20:], []), (player.media[-20:], player.ends))
+
+
+class StarvedTests(PairTestCase):
+    """A member that runs, answers pings and sends nothing: only its own word tells."""
+
+    def say(self, node, state, *why) -> None:
+        self.patch(node, "health", lambda: (state, list(why)))
+        node.tell_health()
+        self.network.carry()
+
+    def test_member_that_has_lost_its_own_upstream_is_left(self) -> None:
+        self.feed()
+        player = self.watch()
+        since = len(self.sent) - 10
+        self.a1.gatherer.stop()
+        self.say(self.a1, "down", "upstream: o1 is down")
+        self.feed(3)
+        self.assertEqual("a2", self.source)
+        (why,) = self.pair.why_not_normal()
+        self.assertIn("a1 says that it is down (upstream: o1 is down)", why)
+        self.assert_copied()
+        self.a1.gatherer.start()
+        self.a1.gatherer.replicas[NAME].factories[0].start()
+        self.say(self.a1, "normal")
+        self.feed(RETURN_SECONDS - 2)
+        self.assertEqual("a2", self.source)
+        self.feed(4)
+        self.assertEqual(("a1", []), (self.source, self.pair.why_not_normal()))
+        self.assert_copied()
+        self.assert_watched(player, since)
+
+    def test_members_that_have_both_lost_their_upstream_are_read_all_the_same(self) -> None:
+        self.feed()
+        for node in (self.a1, self.a2):
+            self.say(node, "down", "upstream: o1 is down")
+        self.feed(2)
+        self.assertEqual([], self.pair.why_not_normal())
+        self.assert_copied()
 
 
 class MergeTests(FailoverTests):
