@@ -239,8 +239,8 @@ class RtmpServerProtocol(TwistedProtocol):
         self._set_timer(PING_SECONDS, self._ping)
 
     def _play(self, request: events.PlayRequested) -> None:
-        name_text, query = split_query(request.stream)
         try:
+            name_text, query = split_query(request.stream)
             if self._publications or self.viewer is not None or self._waiting is not None:
                 raise NameRefused("this connection is in use")
             if request.message_stream_id != MEDIA_MESSAGE_STREAM_ID:

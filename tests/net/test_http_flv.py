@@ -203,6 +203,10 @@ class BadRequestTests(HttpTestCase):
             peer = self.ask(request(target))
             self.assertEqual((404, 1), (self.status(peer), len(peer.ends)), target)
 
+    def test_query_of_too_many_keys_is_no_error_of_ours(self) -> None:
+        self.go_live()
+        self.assertEqual(404, self.status(self.ask(request("/live/demo.flv?" + "a&" * 500))))
+
     def test_what_a_peer_said_is_not_markup(self) -> None:
         """FAULTS row 16: the answer's body is plain text, and never taken for another type."""
         peer = self.ask(request("/live/<script>alert(1)</script>.flv"))

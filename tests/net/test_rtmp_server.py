@@ -255,6 +255,14 @@ class NameTests(ServerTestCase):
                 peer = self.raw(wire.handshake(), wire.connect_ffmpeg(), wire.play_preamble(name))
                 self.assertIn(b"NetStream.Play.Failed", peer.received)
 
+    def test_queries_of_too_many_keys_are_refused(self) -> None:
+        for app, name in (("live", "demo?" + "a&" * 400), ("live?" + "a&" * 400, "demo")):
+            with self.subTest(app):
+                peer = self.raw(wire.handshake(), wire.connect_ffmpeg(app), wire.publish_preamble(name))
+                self.assertIn(b"NetStream.Publish.", peer.received)
+                player = self.raw(wire.handshake(), wire.connect_ffmpeg(app), wire.play_preamble(name))
+                self.assertIn(b"NetStream.Play.Failed", player.received)
+
     def test_bad_applications_are_refused(self) -> None:
         for app in ("", "..", "a\0b", "a/b/c", "x" * 300):
             with self.subTest(app):
