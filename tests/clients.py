@@ -147,10 +147,14 @@ class Watcher(Client):
         self.info: dict[str, Any] | None = None
         self.positions: list[dict[str, Any]] = []
         self.has_ended = False
+        self.longest_pause = 0.0
+        """Seconds between two reads, since the first message."""
         self._query = query
 
     def dataReceived(self, data: bytes) -> None:
         self.raw += data
+        if self.messages:
+            self.longest_pause = max(self.longest_pause, reactor.seconds() - self.heard_at)
         super().dataReceived(data)
 
     def created(self, message_stream_id: int) -> None:
