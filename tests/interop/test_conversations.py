@@ -60,6 +60,8 @@ class RefusalTests(ClusterTestCase):
         second = self.run_program(*ffmpeg_publish(CLIP, origin.rtmp(STREAM)))
         self.assertNotEqual(0, await second.ended())
         self.assertIn("is being published already", second.text)
+        third = await publish(self, origin, STREAM, looped(read_clip(CLIP)))
+        self.assertEqual("NetStream.Publish.BadName", await until(lambda: third.outcome, "it is told why"))
         sent = len(publisher.sent)
         await until(lambda: len(publisher.sent) > sent + WANTED, "the first goes on")
         self.assertIsNone(publisher.outcome)
