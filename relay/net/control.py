@@ -289,6 +289,7 @@ class _ControlProtocol(RtmpClientProtocol):
         self._pings = LoopingCall(self._ping)
         self._pings.clock = settings.clock
         self._pinged_at: float | None = None
+        self._looked_at = settings.clock.seconds()
 
     def accepted(self, properties: dict[str, Any]) -> None:
         self.is_ready()
@@ -312,8 +313,10 @@ class _ControlProtocol(RtmpClientProtocol):
 
     def _ping(self) -> None:
         now = self.settings.clock.seconds()
-        if self._pinged_at is not None and self.heard_at >= self._pinged_at:
-            self._pinged_at = None  # it has said something since
+        has_stood_still = now - self._looked_at > self._link.dead_seconds * 2 / 3
+        self._looked_at = now
+        if self._pinged_at is not None and (has_stood_still or self.heard_at >= self._pinged_at):
+            self._pinged_at = None  # it has said something since; or we were not there to hear it
         if self._pinged_at is None:
             self._pinged_at = now
             self.session.send_ping(int(now * 1000) & 0xFFFFFFFF)

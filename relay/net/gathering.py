@@ -186,6 +186,8 @@ class Gatherer:
         if not self._has_room():
             self._refuse(name)
             return None
+        if not self._hub.claim(name, self):
+            return None  # another group has asked for it
         replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts, self._mode)
         replica.start()
         self._refused.discard(name)
@@ -217,6 +219,7 @@ class Gatherer:
         for name in [name for name in self.replicas if name not in listed and self._is_idle(name)]:
             self.replicas.pop(name).stop()
             self._hub.remove(name)
+            self._hub.release(name)
             self._maker.forget(name)
 
     def _is_idle(self, name: StreamName) -> bool:

@@ -148,6 +148,7 @@ class Hub:
         self._streams: dict[StreamName, LiveStream] = {}
         self._waiting: dict[StreamName, list[Deferred[LiveStream]]] = {}
         self._observers: list[Observer] = []
+        self._copied_by: dict[StreamName, object] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -173,6 +174,14 @@ class Hub:
         self.tell("appeared", stream)
         self._flushed(stream)
         return stream
+
+    def claim(self, name: StreamName, copier: object) -> bool:
+        """May ``copier`` feed the stream?  One of all who see it upstream does, until it releases it."""
+        return self._copied_by.setdefault(name, copier) is copier
+
+    def release(self, name: StreamName) -> None:
+        """Whoever sees the stream upstream may feed it now."""
+        self._copied_by.pop(name, None)
 
     def remove(self, name: StreamName) -> None:
         """A stream is forgotten; its readers are let go."""

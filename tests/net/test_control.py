@@ -155,6 +155,16 @@ class LivenessTests(ControlTestCase):
                 self.endpoint.links[-1].is_cut = False
                 self.network.carry()
 
+    def test_peer_is_not_dead_because_we_stood_still(self) -> None:
+        """The process was stopped for a moment, or its disk was slow: the answers lie unread in the socket."""
+        link = self.link()
+        self.network.advance(1, 0.05)
+        self.network.reactor.advance(0.25)
+        self.network.reactor.advance(2.0)
+        self.network.carry()
+        self.network.advance(1, 0.05)
+        self.assertEqual(("up", ["up"] * len(self.changes)), (link.state, self.changes))
+
     def test_idle_peer_that_answers_is_alive(self) -> None:
         link = self.link()
         self.network.advance(60, 0.1)

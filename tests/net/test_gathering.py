@@ -208,6 +208,20 @@ class FailoverTests(PairTestCase):
         self.assertEqual((new[-20:], []), (player.media[-20:], player.ends))
 
 
+class TwoGroupsTests(PairTestCase):
+    def test_stream_that_two_groups_list_is_copied_by_one(self) -> None:
+        """Two pairs that both carry everything, which is the default: one log, one set of viewers."""
+        second = self.agg.gather([("a2", self.at_a2)])
+        self.feed()
+        player = self.watch()
+        since = len(self.sent) - 10
+        self.feed()
+        self.assertEqual([True, False], [NAME in group.replicas for group in (self.pair, second)])
+        self.assert_copied()
+        self.assert_watched(player, since)
+        self.pair.stop()
+
+
 class StarvedTests(PairTestCase):
     """A member that runs, answers pings and sends nothing: only its own word tells."""
 
