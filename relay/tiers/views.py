@@ -143,6 +143,16 @@ class BalancerView:
         return [
             Metric(name="connections_closed", help=OUTCOMES, values=self._factory.outcomes, label="outcome"),
             Metric(
+                name="sessions_moved",
+                help="Times that a viewer's session went on at another aggregator.",
+                values={"": self._factory.sessions_moved},
+            ),
+            Metric(
+                name="sessions_cut",
+                help="Sessions that were lost with their aggregator, because where to go on was not known exactly.",
+                values={"": self._factory.sessions_cut},
+            ),
+            Metric(
                 name="aggregator_viewers",
                 help="Viewers spliced to each aggregator.",
                 values={backend.name: backend.viewers for backend in backends},
