@@ -7,6 +7,7 @@ Owns the place and the hold on one segment.  The bytes are moved by who has the 
 
 from __future__ import annotations
 
+import errno
 import os
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ class Cursor:
         if count <= 0:
             return b""
         data = os.pread(self.segment.fd, count, self.offset - self.segment.start)
+        if not data:
+            raise OSError(errno.EIO, "a segment is shorter than what was written to it")
         self.offset += len(data)
         return data
 

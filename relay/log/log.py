@@ -389,6 +389,8 @@ class StreamLog:
             self.is_finished = True
             self.discard_flv()
             self._storage.close()
+            if self.predecessor is not None:
+                self.predecessor.close()
 
     def discard(self) -> None:
         """Give up every byte, stored ones too, of this epoch and those before it.  Readers go on in the successor."""

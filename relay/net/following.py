@@ -137,6 +137,9 @@ class FollowingTransport(tcp.Server):
                 except OSError:
                     self._send_failed = True
                     return False
+                if not sent:  # the file was cut by somebody else: the rest will never come
+                    self._send_failed = True
+                    return False
                 cursor.offset = offset + sent
                 if sent < end - offset:
                     return False

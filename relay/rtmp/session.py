@@ -43,6 +43,10 @@ WINDOW_ACK_SIZE = 2_500_000
 MIN_WINDOW = 4096
 """Bytes.  A peer that asks for acknowledgements more often gets them this often."""
 
+COMMAND_UNIT = 512
+"""Bytes.  A long command counts for one more message with each of them: a value takes 1 byte and 1 us to decode, so 500
+commands of 4 KB a second would take the whole processor."""
+
 RELAY_PREFIX = "relay"
 """Names of node-to-node commands begin so."""
 
@@ -232,11 +236,11 @@ class Session:
         if not is_counted:
             self._count_control()
 
-    def _count_control(self) -> None:
+    def _count_control(self, count: int = 1) -> None:
         if self._now - self._control_since >= 1:
             self._control_since = self._now
             self._control_count = 0
-        self._control_count += 1
+        self._control_count += count
         if self._control_count > self._control_limit:
             raise LimitExceeded("control_messages_per_second", self._control_limit)
 
@@ -250,6 +254,7 @@ class Session:
             self._receive_user_control(event, payload[2:])
 
     def _decode_command(self, payload: bytes, message_stream_id: int) -> None:
+        self._count_control(len(payload) // COMMAND_UNIT)
         values = amf0.decode_all(payload, self.limits)
         name = as_text(values, 0)
         if not name:

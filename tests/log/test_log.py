@@ -296,6 +296,12 @@ class EndTests(LogTestCase):
         self.assertIsNone(new.predecessor)
         self.assertEqual((old.end, 0, [], None), (old.start, old.held_bytes, old.join_points, old.newest_join_point()))
 
+    def test_closing_lets_go_of_the_epoch_before_too(self) -> None:
+        old, new = self.make(sent=gops(1)), self.make(epoch=2)
+        old.finish(new)
+        new.close()
+        self.assertEqual([-1], [segment.fd for segment in old.rtmp.segments])
+
     def test_successor_gives_it_up_by_bytes_too(self) -> None:
         options = LogOptions(keep_bytes=2000, segment_bytes=400)
         old, new = self.make(options, sent=gops(2)), self.make(options, epoch=2)

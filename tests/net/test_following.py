@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import tracemalloc
@@ -165,6 +166,20 @@ class TcpFollowingTests(SynchronousTestCase):
         self.assertEqual([], self.protocol.ends)
         self.reactor.turn()
         self.assertEqual(1, len(self.protocol.ends))
+
+    def test_segment_that_somebody_cut_costs_its_reader_and_no_more(self) -> None:
+        """What isn't there will never come: a reader that waited for it would take the whole processor."""
+        self.write(BIG)
+        for segment in self.log.rtmp.segments:
+            os.ftruncate(segment.fd, 10)
+        self.follow()
+        self.reactor.turn()
+        self.assertEqual((1, []), (len(self.protocol.ends), self.reactor.getWriters()))
+        cursor = self.log.rtmp.cursor(0)
+        self.assertEqual(10, len(cursor.read(1 << 16)))
+        with self.assertRaises(OSError):
+            cursor.read(1 << 16)
+        cursor.close()
 
     def test_segment_dropped_by_retention_stays_for_the_reader_inside_it(self) -> None:
         """Then the reader finds a gap, and its owner is asked."""

@@ -643,6 +643,15 @@ class ControlTests(ServerCase):
             self.feed(b"")
         self.assertEqual(str(first.exception), str(second.exception))
 
+    def test_long_commands_count_for_more_than_one(self) -> None:
+        """4 KB of nulls are 4,000 values to decode: 500 of them a second would be all that the node does."""
+        self.make(control_messages_per_second=500)
+        self.connect()
+        command = wire.command("getStreamLength", 0, *[None] * 4000)
+        self.feed(command * 50)
+        with self.assertRaises(LimitExceeded):
+            self.feed(command * 50)
+
     def test_control_rate_may_be_lifted_for_a_node(self) -> None:
         self.make(control_messages_per_second=10)
         self.connect()
