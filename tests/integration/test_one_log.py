@@ -20,7 +20,7 @@ from relay.net.control import DEAD_SECONDS
 from relay.rtmp.media import describe
 from relay.rtmp.messages import MediaMessage, MessageType
 from tests.clients import Watcher, elapsed_ms, frames, is_run, looped, publish, read_clip, watch
-from tests.cluster import ClusterTestCase, Node, until
+from tests.cluster import ClusterTestCase, Node, Program, until
 from tests.players import ffmpeg_publish
 from tests.programs import require_program
 
@@ -41,8 +41,15 @@ def parse_log(data: bytes) -> list[MediaMessage]:
     return messages
 
 
-def _first_hevc(watcher: Watcher) -> int | None:
-    return next((at for at, message in enumerate(watcher.messages) if message.payload[1:5] == b"hvc1"), None)
+def first_hevc(messages: list[MediaMessage]) -> int | None:
+    """Where HEVC begins."""
+    return next((at for at, message in enumerate(messages) if message.payload[1:5] == b"hvc1"), None)
+
+
+def first_frames(fetching: Program) -> list[MediaMessage]:
+    """What an FLV viewer has seen so far, once there is a frame."""
+    messages = TagReader(DEFAULT_LIMITS).feed(fetching.out)
+    return messages if frames(messages) else []
 
 
 class OneLogTests(ClusterTestCase):
@@ -139,7 +146,9 @@ class OneLogTests(ClusterTestCase):
         publisher = await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
         await self.agg1.stream(STREAM)
         watcher = await watch(self, self.agg1, STREAM)
+        self.fetching = self.run_program(require_program("curl"), "-sN", self.agg1.flv(STREAM))
         await watcher.has_frames(FRAMES)
+        await until(lambda: first_frames(self.fetching), "the FLV viewer sees it, too")
         former = (await self.origin.stream(STREAM))["epoch"]
         await self.origin.kill()
         await until(lambda: publisher.outcome, "the publisher is cut")
@@ -147,16 +156,22 @@ class OneLogTests(ClusterTestCase):
         return watcher, former
 
     async def _check_crossing(self, watcher: Watcher, former: int) -> None:
-        """The viewer has read the old epoch to its end, then HEVC from its header on, and no time went back."""
-        await watcher.when(lambda _: _first_hevc(watcher) is not None, "the new epoch is seen")
+        """Viewers have read the old epoch to its end, then HEVC from its header on, and no time went back."""
+        await watcher.when(lambda _: first_hevc(watcher.messages) is not None, "the new epoch is seen")
         await watcher.has_frames(FRAMES)
         epoch = (await self.agg1.stream(STREAM, lambda stream: stream["epoch"] != former))["epoch"]
-        crossed = _first_hevc(watcher)
-        header = describe(MessageType.VIDEO, watcher.messages[crossed].payload)
-        self.assertTrue(header.is_sequence_header, "the new epoch's frames come before their header")
-        before, after = watcher.messages[:crossed], watcher.messages[crossed:]
-        self.assertTrue(is_run(frames(before), frames(parse_log(self._stored(self.a1, former)[1]))))
-        self.assertTrue(is_run(frames(after), frames(parse_log(self._stored(self.origin, epoch)[1]))))
+        await until(lambda: first_hevc(first_frames(self.fetching)) is not None, "the FLV viewer has crossed, too")
+        fetched = TagReader(DEFAULT_LIMITS).feed(self.fetching.out)
+        old, new = (
+            frames(parse_log(self._stored(node, number)[1]))
+            for node, number in ((self.a1, former), (self.origin, epoch))
+        )
+        for seen in (watcher.messages, fetched):
+            crossed = first_hevc(seen)
+            header = describe(MessageType.VIDEO, seen[crossed].payload)
+            self.assertTrue(header.is_sequence_header, "the new epoch's frames come before their header")
+            self.assertTrue(is_run(frames(seen[:crossed]), old))
+            self.assertTrue(is_run(frames(seen[crossed:]), new))
         self._check_times(watcher)
 
     async def test_preferred_distributor_killed_or_stopped_costs_the_viewer_nothing(self) -> None:
