@@ -117,7 +117,7 @@ class HttpFlvProtocol(TwistedProtocol):
             return
         if method == "HEAD":
             stream = self.node.hub.get(name)
-            is_there = stream is not None and stream.log.newest_join_point() is not None
+            is_there = stream is not None and stream.is_joinable
             self._answer(HTTPStatus.OK if is_there else HTTPStatus.NOT_FOUND)
             return
         self._waiting = joinable = self.node.hub.when_joinable(name)

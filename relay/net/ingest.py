@@ -173,7 +173,12 @@ class Ingest:
             self._hub.set_live(self.stream, False, "")
         else:
             return  # it was sent away before
-        if self._active is None and not self._standby:
+        if not self._standby:
+            self.await_publisher()
+
+    def await_publisher(self) -> None:
+        """Nobody publishes, now or since before a restart: unless somebody comes in time, the broadcast is over."""
+        if self._active is None and self._ending is None:
             self._ending = self.clock.callLater(self._end_seconds, self._end)
 
     def begin_log(self, timeline: Timeline) -> None:

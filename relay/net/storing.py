@@ -66,6 +66,8 @@ class StoringNode(Node):
         self._ingest_settings = ingest
         self._ingests: dict[StreamName, Ingest] = {}
         self._checks = 0
+        self.pulled: set[StreamName] = set()
+        """Streams that are kept however long their servers are away: whoever pulls them holds on to their ingests."""
         self.reported_ms: dict[StreamName, int] = {}
         """How far media time has come in the copies of neighbours."""
         self.logs: StoredLogs | MemoryLogs
@@ -128,7 +130,8 @@ class StoringNode(Node):
 
     def _idle(self) -> list[StreamName]:
         """Streams that nobody publishes or reads, the longest idle first."""
-        idle = [name for name, ingest in self._ingests.items() if not ingest.stream.is_live]
+        unpublished = {name for name, ingest in self._ingests.items() if not ingest.stream.is_live}
+        idle = unpublished - self.pulled
         unread = [name for name in idle if not self._ingests[name].stream.viewers]
         return sorted(unread, key=lambda name: self._ingests[name].stream.idle_since)
 

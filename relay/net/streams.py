@@ -53,6 +53,11 @@ class LiveStream:
         """How many watch; neighbours' copies are not counted."""
         return sum(not viewer.is_copy for viewer in self.viewers)
 
+    @property
+    def is_joinable(self) -> bool:
+        """Is there somewhere to start?  A broadcast that is over is as good as none: its last picture and its end."""
+        return not self.log.is_finished and self.log.newest_join_point() is not None
+
     def add_viewer(self, viewer: Viewer) -> None:
         """Wake ``viewer`` from now on; adding it again is harmless."""
         self.viewers[viewer] = None
@@ -214,7 +219,7 @@ class Hub:
         """
         stream = self._streams.get(name)
         waiting: Deferred[LiveStream] = Deferred(lambda deferred: self._forget(name, deferred))
-        if stream is not None and stream.log.newest_join_point() is not None:
+        if stream is not None and stream.is_joinable:
             waiting.callback(stream)
             return waiting
         self._waiting.setdefault(name, []).append(waiting)
@@ -246,7 +251,7 @@ class Hub:
         self._observers.clear()
 
     def _flushed(self, stream: LiveStream) -> None:
-        if stream.name in self._waiting and stream.log.newest_join_point() is not None:
+        if stream.name in self._waiting and stream.is_joinable:
             for deferred in self._waiting.pop(stream.name):
                 if not deferred.called:  # one that was started may have cancelled another
                     deferred.callback(stream)

@@ -106,6 +106,7 @@ class Distributor(StoringNode):
         self.gatherer.check()
 
     def _make_pull(self, name: StreamName, upstreams: Sequence[Upstream]) -> Pull:
+        self.pulled.add(name)
         ingest = self.ingest(name)
         address = (name.app, f"rtmp://{upstreams[0].name}/{name.app}", name.name)
         return Pull(name, ingest, upstreams, address, self.upstream_settings)

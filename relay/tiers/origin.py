@@ -98,9 +98,10 @@ class Origin(StoringNode):
     def startService(self) -> None:
         self.expire()
         for name in self.logs.names():
-            self.ingest(name)
+            self.ingest(name).await_publisher()
         super().startService()
         for name, url in self._pull_urls:
+            self.pulled.add(name)
             upstream = Upstream(name=url.server, endpoint=url.endpoint(self._reactor))
             pull = Pull(name, self.ingest(name), [upstream], (url.app, url.tc_url, url.stream), self.upstream_settings)
             self.pulls.append(pull)

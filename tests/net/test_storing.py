@@ -95,6 +95,10 @@ class StoringTests(SynchronousTestCase):
         self.node._store_settings = self.node._store_settings.__class__(
             directory=self.directory, keep=self.node._store_settings.keep, idle_seconds=5
         )
+        self.node.pulled.add(NAME)
+        self.node.expire()
+        self.assertIsNotNone(self.node.hub.get(NAME))
+        self.node.pulled.clear()
         self.node.expire()
         self.assertIsNone(self.node.hub.get(NAME))
         self.assertTrue(self.encoder(HEADERS).has(PublishStarted))

@@ -47,6 +47,16 @@ class HubTests(SynchronousTestCase):
         self.assertIs(stream, self.successResultOf(waiting))
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_reader_of_a_broadcast_that_is_over_waits_for_the_next(self) -> None:
+        """Not its last picture and its end at once, again and again if the player tries again."""
+        stream = self.add(messages=gops(1))
+        stream.end()
+        waiting = self.hub.when_joinable(NAME)
+        self.assertNoResult(waiting)
+        stream.log.reopen()
+        publish(stream, gops(1, start=400))
+        self.assertIs(stream, self.successResultOf(waiting))
+
     def test_stream_that_arrives_with_a_log_starts_those_who_wait(self) -> None:
         waiting = [self.hub.when_joinable(NAME) for _ in range(3)]
         stream = self.add(messages=gops(1))

@@ -103,6 +103,16 @@ class OriginTests(SynchronousTestCase):
         self.assertEqual((epoch, log_bytes(HEADERS + gops(2))), (self.log.epoch, contents(self.log.rtmp)))
         self.assertTrue(connect(self.network, self.endpoint, Player(play="demo")).media)
 
+    def test_broadcast_whose_publisher_does_not_come_back_after_a_restart_is_over(self) -> None:
+        """Viewers at the tiers below have waited as long as for one that left."""
+        self.publish(HEADERS + gops(2))
+        self.start()
+        viewer = connect(self.network, self.endpoint, Player(play="demo"))
+        self.network.advance(29)
+        self.assertEqual([], viewer.ends)
+        self.network.advance(2)
+        self.assertEqual((1, True), (len(viewer.ends), self.log.is_finished))
+
     def test_copy_that_is_ahead_makes_a_new_epoch_begin(self) -> None:
         """I1: offsets that were used and lost are never used again with other bytes."""
         self.publish(HEADERS + gops(1))
