@@ -207,13 +207,20 @@ class Node(Program):
         told = await self.when(lambda told: any(is_so(stream) for stream in told["streams"] if stream["name"] == name))
         return next(stream for stream in told["streams"] if stream["name"] == name)
 
+    async def metric(self, name: str) -> float:
+        """A number of its ``/metrics`` that has no label."""
+        lines = [line.split() for line in (await self._get("/metrics")).decode().splitlines()]
+        return next(float(line[1]) for line in lines if line and line[0] == name)
+
+    async def _get(self, path: str) -> bytes:
+        response = await Agent(reactor).request(b"GET", f"http://{HOST}:{self.admin_port}{path}".encode())
+        body = Body()
+        response.deliverBody(body)
+        return await body.whole
+
     async def _ask(self) -> dict[str, Any] | None:
         try:
-            url = f"http://{HOST}:{self.admin_port}/api/v1/node"
-            response = await Agent(reactor).request(b"GET", url.encode())
-            body = Body()
-            response.deliverBody(body)
-            told: dict[str, Any] = json.loads(await body.whole)
+            told: dict[str, Any] = json.loads(await self._get("/api/v1/node"))
         except Exception:  # not there yet, or just killed: whoever asks has a deadline
             return None
         return told

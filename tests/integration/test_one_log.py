@@ -29,6 +29,7 @@ pytestmark = pytest.mark.net
 STREAM = "live/one"
 FRAMES = 60  # about a second: enough to see that it goes on
 PAUSE_SECONDS = 1.5  # a player's buffer; on an idle machine the pauses are a tenth of it
+KEPT_BYTES = 50_000
 KEEP = ("--keep-seconds", "600")
 
 
@@ -52,17 +53,61 @@ def first_frames(fetching: Program) -> list[MediaMessage]:
     return messages if frames(messages) else []
 
 
-class OneLogTests(ClusterTestCase):
-    """A cluster whose servers are killed, and a publisher who comes back."""
+class OneLogTestCase(ClusterTestCase):
+    """All tiers but the balancer."""
+
+    origin_keeps = KEEP
 
     async def setUp(self) -> None:
         super().setUp()
-        self.origin = self.start_origin("--end-seconds", "60", *KEEP)
+        self.origin = self.start_origin("--end-seconds", "60", *self.origin_keeps)
         self.a1 = self.start_distributor("a1", self.origin.endpoint, *KEEP)
         self.a2 = self.start_distributor("a2", self.origin.endpoint, *KEEP)
         self.agg1 = self.start_aggregator("agg1", [self.a1, self.a2], *KEEP)
         self.agg2 = self.start_aggregator("agg2", [self.a2, self.a1], *KEEP)
         await self.normal()
+
+    def _check_viewer(self, watcher: Watcher, log: bytes) -> None:
+        """Was it sent one run of the log, in growing time?"""
+        seen = frames(watcher.messages)
+        self.assertTrue(is_run(seen, frames(parse_log(log))), "the viewer was sent something else than the log")
+        self._check_times(watcher)
+
+    def _check_times(self, watcher: Watcher) -> None:
+        seen = frames(watcher.messages)
+        for kind in {message.message_type for message in seen}:
+            times = [message.timestamp for message in seen if message.message_type == kind]
+            steps = [elapsed_ms(earlier, later) for earlier, later in pairwise(times)]
+            self.assertGreater(min(steps), 0)
+
+    def _stored(self, node: Node, epoch: int) -> tuple[int, bytes]:
+        """Where the log in the node's store begins, and its bytes."""
+        segments = []
+        for path in (self.directory / node.name / directory_name(STREAM)).glob("*.log"):
+            place = parse_segment_name(path.name)
+            if place is not None and place[0] == epoch:
+                segments.append((place[1], path.read_bytes()))
+        begin = end = min(segments)[0]
+        data = b""
+        for start, segment in sorted(segments):
+            self.assertEqual(end, start, f"{node.name}: a hole before a segment")
+            data += segment
+            end += len(segment)
+        return begin, data
+
+    async def _replicated(self, node: Node, epoch: int, start: int, end: int) -> bytes:
+        """The log as the node gives it to a neighbour, byte for byte as it came."""
+        watcher = await watch(self, node, STREAM, f"?epoch={epoch}&offset={start}", self.identity())
+        size = end - start
+        await watcher.when(lambda _: sum(map(record_size, watcher.messages)) >= size, f"{node.name} sends its log")
+        assert watcher.info is not None
+        self.assertEqual((epoch, start), (watcher.info["relayEpoch"], watcher.info["relayOffset"]))
+        self.assertEqual([], watcher.positions)
+        return watcher.tail
+
+
+class DeathTests(OneLogTestCase):
+    """Servers are killed, and a publisher comes back."""
 
     async def test_bytes_are_the_same_on_every_node_after_one_of_each_tier_was_killed(self) -> None:
         """Origin, a distributor and an aggregator are killed and come back; then every node has the same bytes."""
@@ -205,40 +250,25 @@ class OneLogTests(ClusterTestCase):
         self._check_viewer(watcher, log)
         self._check_viewer(merged, log)
 
-    def _check_viewer(self, watcher: Watcher, log: bytes) -> None:
-        """Was it sent one run of the log, in growing time?"""
-        seen = frames(watcher.messages)
-        self.assertTrue(is_run(seen, frames(parse_log(log))), "the viewer was sent something else than the log")
-        self._check_times(watcher)
 
-    def _check_times(self, watcher: Watcher) -> None:
-        seen = frames(watcher.messages)
-        for kind in {message.message_type for message in seen}:
-            times = [message.timestamp for message in seen if message.message_type == kind]
-            steps = [elapsed_ms(earlier, later) for earlier, later in pairwise(times)]
-            self.assertGreater(min(steps), 0)
+class RetentionTests(OneLogTestCase):
+    """An origin that keeps about four seconds."""
 
-    def _stored(self, node: Node, epoch: int) -> tuple[int, bytes]:
-        """Where the log in the node's store begins, and its bytes."""
-        segments = []
-        for path in (self.directory / node.name / directory_name(STREAM)).glob("*.log"):
-            place = parse_segment_name(path.name)
-            if place is not None and place[0] == epoch:
-                segments.append((place[1], path.read_bytes()))
-        begin = end = min(segments)[0]
-        data = b""
-        for start, segment in sorted(segments):
-            self.assertEqual(end, start, f"{node.name}: a hole before a segment")
-            data += segment
-            end += len(segment)
-        return begin, data
+    origin_keeps = ("--keep-mbytes", str(KEPT_BYTES / (1 << 20)))
 
-    async def _replicated(self, node: Node, epoch: int, start: int, end: int) -> bytes:
-        """The log as the node gives it to a neighbour, byte for byte as it came."""
-        watcher = await watch(self, node, STREAM, f"?epoch={epoch}&offset={start}", self.identity())
-        size = end - start
-        await watcher.when(lambda _: sum(map(record_size, watcher.messages)) >= size, f"{node.name} sends its log")
-        assert watcher.info is not None
-        self.assertEqual((epoch, start), (watcher.info["relayEpoch"], watcher.info["relayOffset"]))
-        self.assertEqual([], watcher.positions)
-        return watcher.tail
+    async def test_distributor_that_was_away_for_longer_than_the_origin_keeps_jumps_and_counts(self) -> None:
+        """What is gone is counted in bytes; what comes after it is the log's, at its own offsets."""
+        await publish(self, self.origin, STREAM, looped(read_clip("h264_aac.flv")))
+        await self.a2.stream(STREAM)
+        await self.a1.stream(STREAM, lambda stream: stream["end"] > KEPT_BYTES)
+        await self.a1.kill()
+        left = (await self.origin.stream(STREAM))["end"]
+        await self.origin.stream(STREAM, lambda stream: stream["start"] > left)
+        await self.a1.restart()
+        told = await self.a1.stream(STREAM, lambda stream: stream["is_live"] and stream["end"] > left + KEPT_BYTES)
+        missing = await self.a1.metric("relay_missing_bytes_total")
+        self.assertGreater(missing, 0)
+        watcher = await watch(self, self.a1, STREAM)
+        await watcher.has_frames(FRAMES)
+        self.assertEqual(0, await self.a2.metric("relay_missing_bytes_total"))
+        self._check_viewer(watcher, self._stored(self.a2, told["epoch"])[1])
