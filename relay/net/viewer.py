@@ -407,6 +407,7 @@ class Viewer:
         self._cursor.move_to(self._form.offset_of(start), self._form.rendition(self._log, start))
         self._run_start = self._cursor.offset
         self._ended_at = -1
+        self._is_skipping = False  # a hole may have come before the boundary that it waited for
 
     def _finish(self, outcome: str) -> None:
         self.stop()
