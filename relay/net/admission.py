@@ -58,6 +58,11 @@ class Admission:
         self._by_address[host] += 1
         return None
 
+    def recount(self, host: str) -> None:
+        """Count one in that was counted out and is not refused: it is on its way out."""
+        self.connections += 1
+        self._by_address[host] += 1
+
     def leave(self, host: str) -> None:
         """Count out one that was admitted."""
         self.connections -= 1

@@ -38,8 +38,13 @@ class BackendState(enum.Enum):
 
     UP = "up"  # it runs, and every distributor that it gathers runs
     DEGRADED = "degraded"  # it runs, a distributor is lost
+    PARTIAL = "partial"  # it runs, a whole pair is lost: better than nothing, for the streams of the others
     DOWN = "down"  # no viewer is sent there
     DRAINING = "draining"  # as down, but the viewers that are there may stay
+
+
+SERVING = (BackendState.UP, BackendState.DEGRADED, BackendState.PARTIAL)
+"""Those that viewers are sent to, the best first: one of the next kind only if there is none of the one before."""
 
 
 class Policy(enum.Enum):
@@ -65,7 +70,7 @@ class Backend(Generic[EndpointT]):
 
     def is_usable(self, now: float) -> bool:
         """May a new viewer be sent here?"""
-        if self.state not in (BackendState.UP, BackendState.DEGRADED):
+        if self.state not in SERVING:
             return False
         return not self.connect_failures or now >= self.retry_at
 
@@ -101,10 +106,10 @@ class BackendPool(Generic[EndpointT]):
         """
         now = self._now()
         usable = [backend for backend in self._pinned(pin) if backend.is_usable(now) and backend not in without]
-        normal = [backend for backend in usable if backend.state is BackendState.UP]
-        candidates = normal or usable
-        if not candidates:
+        if not usable:
             return None
+        best = min(SERVING.index(backend.state) for backend in usable)
+        candidates = [backend for backend in usable if SERVING.index(backend.state) == best]
         picked = self._choose(candidates, client_address)
         if picked.connect_failures:
             picked.retry_at = now + LAST_RETRY_SECONDS  # what this try finds out comes sooner than that
@@ -125,7 +130,7 @@ class BackendPool(Generic[EndpointT]):
         waiting = [
             backend.retry_at
             for backend in self.backends.values()
-            if backend.connect_failures and backend.state in (BackendState.UP, BackendState.DEGRADED)
+            if backend.connect_failures and backend.state in SERVING
         ]
         return min(waiting, default=None)
 

@@ -28,7 +28,13 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IProtocolNegotiationFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -306,6 +312,7 @@ class ViewerConnection(LegProtocol):
             watch.stop()
 
 
+@implementer(IProtocolNegotiationFactory)
 class BalancerFactory(ServerFactory):
     """All viewers of one balancer.
 
@@ -342,6 +349,10 @@ class BalancerFactory(ServerFactory):
         self.sessions_cut = 0  # the aggregator was lost, and where to go on was not known exactly
         self._sessions: dict[bytes, ViewerConnection] = {}
         self._when_empty: list[Deferred[None]] = []
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS: as at the nodes behind (:mod:`relay.net.sniffing`)."""
+        return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> ViewerConnection | None:
         host = getattr(addr, "host", "") or ""

@@ -36,6 +36,7 @@ from relay.names import StreamName
 from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.positions import position_info, start_info
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.sessions import BalancerLost
 from relay.net.streams import Hub, LiveStream
 from relay.net.viewer import beginning_of
 from relay.rtmp.events import CommandReceived, Event, PlayRequested
@@ -179,7 +180,7 @@ class ControlServer:
         """A neighbour is gone; nobody waits for its answers any more."""
         self._neighbours.pop(protocol, None)
         for asked in self._asked.pop(protocol, {}).values():
-            asked.callback(None)
+            asked.errback(BalancerLost("the balancer's control connection is gone"))
 
     def tell_balancer(self, balancer: str, name: str, *values: Any) -> bool:
         """Say something of a session."""

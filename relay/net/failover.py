@@ -31,6 +31,8 @@ from twisted.python.failure import Failure
 
 from relay.net.rtmp_client import RtmpClientProtocol
 
+CONNECT_SECONDS = 3.0  # then the next member is asked; the kernel alone would try for two minutes
+
 
 @attrs.define(kw_only=True)
 class Backoff:
@@ -187,7 +189,7 @@ class FailoverFactory(Factory):
             self._retry = self._clock.callLater(self._backoff(), self._again)
             return
         self.current = member
-        self._connecting = member.endpoint.connect(self)
+        self._connecting = member.endpoint.connect(self).addTimeout(CONNECT_SECONDS, self._clock)
         self._connecting.addCallbacks(self._connected, self._failed, callbackArgs=(member,), errbackArgs=(member,))
 
     def _again(self) -> None:

@@ -30,8 +30,15 @@ from relay.limits import Limits
 from relay.log.headers import HeadersInForce
 from relay.log.timeline import Timeline
 from relay.net.streams import Hub, LiveStream
+from relay.rtmp.amf0 import first_string
 from relay.rtmp.media import MediaInfo, describe
 from relay.rtmp.messages import MediaMessage, MessageType
+
+
+def is_metadata(message: MediaMessage) -> bool:
+    """Is this onMetaData?  Other data messages (cue points, captions) have a time of their own."""
+    found = first_string(message.payload) if message.message_type == MessageType.DATA_AMF0 else None
+    return found is not None and found[0] == "onMetaData"
 
 
 class SecondPublisher(Enum):
@@ -239,7 +246,7 @@ class Ingest:
             message.message_type,
             message.timestamp,
             self._now_ms(),
-            is_header=is_sequence_header or message.message_type == MessageType.DATA_AMF0,
+            is_header=is_sequence_header or is_metadata(message),
         )
         self.stream.log.append(MediaMessage(message.message_type, time_ms & 0xFFFFFFFF, message.payload))
 

@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 
 from relay.net.following import FollowingTransport
 
+BACKLOG = 4096  # connections; the kernel takes less if net.core.somaxconn says so
+
 
 class ListeningService(Service):
     """Listens while it runs.
@@ -60,6 +62,8 @@ class ListeningService(Service):
     def _listening(self, port: IListeningPort) -> None:
         if isinstance(port, tcp.Port) and port.transport is tcp.Server:  # not a UNIX port, which has its own class
             port.transport = FollowingTransport
+        if isinstance(port, tcp.Port):
+            port.socket.listen(BACKLOG)  # Twisted's 50 overflow when the viewers of a dead server all come at once
         self._port = port
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:

@@ -22,6 +22,8 @@ nothing more of it is written (I1).  So in merge the death of an upstream needs 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Protocol
 
@@ -68,6 +70,9 @@ class Counts:
         self.epochs = 0
         self.diverged = 0
         self.failovers = 0
+
+
+EPOCHS_REMEMBERED = 16  # that were left; a server that comes back with one of them is behind, not ahead
 
 
 class ReadMode(Enum):
@@ -164,6 +169,7 @@ class Replica:
         self._counts = counts
         self._stream: LiveStream | None = None
         self._readings: dict[Reading, None] = {}
+        self._left: deque[int] = deque(maxlen=EPOCHS_REMEMBERED)
         self._end = 0  # the log's, with what was appended since the last flush
 
     def start(self) -> None:
@@ -172,6 +178,7 @@ class Replica:
         if log is not None:
             self._stream = self._hub.add(self.name, log)
             self._end = log.end
+            self._left.extendleft(_epochs_before(log))
         for factory in self.factories:
             factory.start()
 
@@ -227,7 +234,7 @@ class Replica:
             UpstreamBehind: they are of an epoch that we have left behind.
         """
         stream = self._stream
-        if stream is not None and stream.log.epoch != told.epoch and stream.find_epoch(told.epoch) is not None:
+        if told.epoch in self._left:
             raise UpstreamBehind(f"{reading.upstream.shown} is still in epoch {told.epoch}")
         if stream is None or stream.log.epoch != told.epoch:
             self._begin(reading, told)
@@ -313,6 +320,7 @@ class Replica:
             self._stream = self._hub.add(self.name, log)
         else:
             self._counts.epochs += 1
+            self._left.append(stream.log.epoch)
             stream.succeed(log)
         self._end = told.offset
 
@@ -346,3 +354,11 @@ class Replica:
                 error=str(error),
             )
             raise RemoteProtocolError("the log differs from ours") from None
+
+
+def _epochs_before(log: StreamLog) -> Iterator[int]:
+    """The epochs that a recovered log comes after, the latest first."""
+    before = log.predecessor
+    while before is not None:
+        yield before.epoch
+        before = before.predecessor

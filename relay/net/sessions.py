@@ -25,9 +25,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from relay.errors import NameRefused, RemoteProtocolError
+from relay.errors import NameRefused, RelayError, RemoteProtocolError
 from relay.names import StreamName
 
 RENDITIONS = ("rtmp", "flv")
@@ -127,6 +127,10 @@ def byte_count(values: list[Any]) -> int:
     raise RemoteProtocolError(f"not a byte count: {values[:1]!r:.64}")
 
 
+class BalancerLost(RelayError):
+    """Nobody can say any more what a balancer knows of a session."""
+
+
 class SessionCarrier(Protocol):
     """What carries an aggregator's words to a balancer: the control server."""
 
@@ -134,7 +138,10 @@ class SessionCarrier(Protocol):
         """Say something; False if that balancer is not connected."""
 
     def ask_balancer(self, balancer: str, name: str, *values: Any) -> Deferred[None] | None:
-        """Say something and wait until it is answered (or the connection is gone); None if it is not connected."""
+        """Say something and wait until it is answered; None if that balancer is not connected.
+
+        Fails with :class:`BalancerLost` if the connection goes before the answer.
+        """
 
 
 class SessionFeed:
@@ -144,18 +151,30 @@ class SessionFeed:
         self._carrier = carrier
         self._balancer = balancer
         self._session_id = session_id
+        self._is_told = False  # does the balancer believe that a run goes on?
 
     def checkpoint(self, at: int, point: ResumePoint) -> None:
-        """Tell it.  If the balancer is not connected, it has given up its sessions here anyway."""
-        self._carrier.tell_balancer(self._balancer, "relayCheckpoint", self._session_id, float(at), *point.to_values())
+        """Tell it, if the balancer is connected; if not, the session is one that can't be resumed."""
+        told = ("relayCheckpoint", self._session_id, float(at), *point.to_values())
+        self._is_told = self._carrier.tell_balancer(self._balancer, *told)
 
     def over(self) -> Deferred[None] | None:
         """The session ends here by our own decision: it is not to be resumed.  As with :meth:`suspend`."""
         return self._carrier.ask_balancer(self._balancer, "relayOver", self._session_id)
 
     def suspend(self, at: int) -> Deferred[None] | None:
-        """Tell it.  Fires when nothing stands against other bytes; None: nothing does now."""
-        return self._carrier.ask_balancer(self._balancer, "relaySuspend", self._session_id, float(at))
+        """Tell it.  Fires when nothing stands against other bytes; None: nothing does now.
+
+        Fails with :class:`BalancerLost` if the balancer may still believe that a run goes on, and can't be told: it
+        would resume the session at a wrong place, so no other byte may follow on this connection, ever (I3).
+        """
+        answer = self._carrier.ask_balancer(self._balancer, "relaySuspend", self._session_id, float(at))
+        if answer is None:
+            return fail(BalancerLost("it can't be told")) if self._is_told else None
+        return answer.addCallback(self._suspended)
+
+    def _suspended(self, _: object) -> None:
+        self._is_told = False
 
 
 def leave(transport: Any, feed: SessionFeed | None) -> None:
@@ -164,4 +183,4 @@ def leave(transport: Any, feed: SessionFeed | None) -> None:
     if answer is None:
         transport.loseConnection()
     else:
-        answer.addCallback(lambda _: transport.loseConnection())
+        answer.addBoth(lambda _: transport.loseConnection())

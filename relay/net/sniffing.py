@@ -214,6 +214,8 @@ class SniffingProtocol(Protocol):
         self._header = header
         if header.source is not None:
             self._peer = f"{header.source.host}:{header.source.port}"
+            if not self._is_admitted_as(header.source.host):
+                return
         try:
             resumed = self.ports.make_resumed(self._peer, header)
         except RemoteProtocolError as error:
@@ -224,6 +226,17 @@ class SniffingProtocol(Protocol):
             self._speak(resumed, rest)
         elif rest:
             self._sniff(rest)
+
+    def _is_admitted_as(self, host: str) -> bool:
+        """Count the connection by the viewer's address, not by the balancer's from here on."""
+        self.ports.admission.leave(self._host)
+        refusal = self.ports.admission.admit(host)
+        if refusal is not None:
+            self.ports.admission.recount(self._host)
+            self._refuse(refusal)
+            return False
+        self._host = host
+        return True
 
     def _speak(self, inner: Protocol, data: bytes) -> None:
         self._decided()

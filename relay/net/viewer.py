@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import ITransport
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from relay.errors import PositionUnavailable
 from relay.flv.tags import FILE_HEADER, tag
@@ -30,7 +31,7 @@ from relay.log.points import LogStart
 from relay.log.record import encode
 from relay.log.rendition import Rendition
 from relay.net.following import FollowingTransport, following
-from relay.net.sessions import ResumePoint, SessionFeed
+from relay.net.sessions import BalancerLost, ResumePoint, SessionFeed
 from relay.rtmp.messages import MEDIA_MESSAGE_STREAM_ID, MediaMessage, MessageType
 from relay.rtmp.server import end_of_play
 
@@ -253,7 +254,14 @@ class Viewer:
         self._follower.pump()
 
     def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
-        """Once a second: is this reader too slow?"""
+        """Once a second: is this reader too slow?  A fault costs this reader alone, as in :meth:`pump`."""
+        try:
+            self._check(now, skip_seconds, close_seconds)
+        except Exception:
+            self.log_source.failure("looking at a reader of {stream}", stream=str(self.stream.name))
+            self._finish("fault")
+
+    def _check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
         cursor = self._cursor
         if cursor is None:
             return
@@ -330,7 +338,7 @@ class Viewer:
             return True
         self._is_asking = True
         cursor.stop = cursor.offset  # nothing leaves until then
-        answer.addCallback(self._grant)
+        answer.addCallbacks(self._grant, self._deny)
         return False
 
     def _grant(self, _: object) -> None:
@@ -338,6 +346,12 @@ class Viewer:
         self._is_granted = True
         if self._cursor is not None:
             self.pump()
+
+    def _deny(self, failure: Failure) -> None:
+        """The balancer can't be asked.  It has given up the session here, or will, and resumes it elsewhere."""
+        failure.trap(BalancerLost)
+        if self._cursor is not None:
+            self._finish("balancer_lost")
 
     def _checkpoint(self) -> None:
         if self._feed is not None and self._cursor is not None:

@@ -23,7 +23,7 @@ from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_
 from relay.tiers.views import BalancerView
 
 NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
-HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED}
+HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED, "down": BackendState.PARTIAL}
 
 
 class Options(NodeOptions):
@@ -128,7 +128,7 @@ class Balancer(MultiService):
         if link.state == "up":
             self._reached.add(link.name)
             state, why = link.health
-            self.pool.set_state(link.name, HEALTH_STATES.get(state, BackendState.DOWN), "; ".join(why))
+            self.pool.set_state(link.name, HEALTH_STATES.get(state, BackendState.PARTIAL), "; ".join(why))
         elif link.state == "foreign":
             self.pool.set_state(link.name, BackendState.UP)
         else:

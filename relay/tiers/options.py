@@ -5,7 +5,9 @@ Owns the parsing of endpoints, secrets and networks.  The tiers' ``Options`` der
 
 from __future__ import annotations
 
+import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -15,6 +17,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python import usage
 
 from relay.admin.node import make_site
@@ -27,6 +30,8 @@ from relay.net.listening import ListeningService
 from relay.net.node import NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
+
+log = Logger()
 
 EXIT_CONFIG = 2  # a bad option, or a port in use: starting again won't help
 
@@ -249,15 +254,33 @@ OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any) -> NodeT:
     """Let a node listen where the options say, for media and for ``--admin``."""
     node.listen(server_endpoint(reactor, "--listen", options["listen"]))
+    if not options["secret-file"] and "interface=127." not in options["listen"]:
+        log.warn("{name}: no --secret-file: every peer on this host is believed to be a node", name=options["name"])
     if options["admin"]:
         endpoint = server_endpoint(reactor, "--admin", options["admin"])
         node.addService(ListeningService(endpoint, make_site(view, reactor)))
     return node
 
 
+def prepare_process() -> None:
+    """What a process that is a node wants: all the descriptors it may have, and a clock that nobody sets.
+
+    Twisted's reactor takes the wall clock for its timers; a step of it back would hold up everything that is timed, the
+    finding of dead neighbours above all.
+    """
+    from twisted.internet import reactor  # noqa: PLC0415 (importing it chooses the reactor)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic  # type: ignore[method-assign]
+
+
 def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], reactor: Any) -> MultiService:
     """Build a node and put it under a runner; a bad option ends the process with one line."""
     if reactor is None:
+        prepare_process()
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
 
         reactor = global_reactor

@@ -16,6 +16,7 @@ from relay.net.control import DEAD_SECONDS, CatalogueEntry, ControlLink
 from relay.net.identity import ClusterSecret, NodeIdentity
 from relay.net.positions import read_position
 from relay.net.rtmp_client import ClientSettings
+from relay.net.sessions import BalancerLost
 from relay.rtmp.events import CommandAnswered, CommandReceived, PlayStarted, StatusReceived
 from relay.testing import MemoryNetwork, memory_log, publish
 from tests.log.model import gops
@@ -382,7 +383,7 @@ class BalancerTests(ControlTestCase):
         asked = self.node.control.ask_balancer("lb1", "relaySuspend", "id", 7.0)
         peer.transport.abortConnection()
         self.network.carry()
-        self.assertIsNone(self.successResultOf(asked))
+        self.failureResultOf(asked, BalancerLost)
 
     def test_restarted_balancer_s_newest_connection_is_spoken_to(self) -> None:
         old, new = self.balancer(), self.balancer()

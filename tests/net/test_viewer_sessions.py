@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.flv.tags import FILE_HEADER
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
-from relay.net.sessions import ResumePoint, SessionFeed
+from relay.net.sessions import BalancerLost, ResumePoint, SessionFeed
 from relay.net.viewer import FlvForm, RtmpForm, Viewer
 from relay.testing import ManualReactor, make_hub, memory_log, publish
 from tests import wire
@@ -64,7 +64,7 @@ class Balancer:
 class Scene:
     """A live stream, one viewer of it with a session, and its balancer."""
 
-    def __init__(self, form=None, is_quick=False, keep=KEEP_ALL) -> None:
+    def __init__(self, form=None, is_quick=False, keep=KEEP_ALL, is_connected=True) -> None:
         self.clock = ManualReactor()
         self.keep = keep
         self.hub, self.stream = make_hub(HEADERS, clock=self.clock, options=keep)
@@ -72,6 +72,7 @@ class Scene:
         self.published = [list(HEADERS)]  # of each epoch
         self.time_ms = 0
         self.balancer = Balancer(self.clock, is_quick)
+        self.balancer.is_connected = is_connected
         self.pair = TcpPair(Recorder(), self.clock, send_buffer=4096, receive_buffer=4096)
         self.outcomes: list[str] = []
         self.form = form or RtmpForm()
@@ -179,11 +180,29 @@ class SessionTests(SynchronousTestCase):
             )
             scene.check_words()
 
-    def test_without_the_balancer_the_viewer_goes_on(self) -> None:
-        """Its control connection is gone: it has given its sessions here up, and nobody is waited for."""
+    def test_balancer_that_cannot_be_asked_any_more_ends_the_session_here(self) -> None:
+        """It believes that the run goes on, and would resume at a wrong place if anything else followed."""
         scene = self.scene()
         scene.pair.run()
         scene.balancer.is_connected = False
+        scene.viewer.interject(PING)
+        self.assertNotIn(PING, scene.pair.run())
+        self.assertEqual(["balancer_lost"], scene.outcomes)
+
+    def test_balancer_that_goes_before_it_answers_ends_the_session_here(self) -> None:
+        """It may have heard the question, or not."""
+        scene = self.scene()
+        scene.pair.run()
+        scene.viewer.interject(PING)
+        (asked,), scene.balancer.unanswered = scene.balancer.unanswered, []
+        asked.errback(BalancerLost("gone"))
+        self.assertNotIn(PING, scene.pair.run())
+        self.assertEqual(["balancer_lost"], scene.outcomes)
+
+    def test_balancer_that_never_was_there_is_not_asked(self) -> None:
+        """Nobody can resume such a session, so nothing needs to be held back."""
+        scene = self.scene(is_connected=False)
+        scene.pair.run()
         scene.viewer.interject(PING)
         self.assertTrue(scene.pair.run().endswith(PING))
 
