@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.log.points import LogStart
 from relay.log.timeline import Timeline
 from relay.net.ingest import Ingest, PublishRefused, SecondPublisher
-from relay.rtmp.messages import MediaMessage
+from relay.rtmp import amf0
+from relay.rtmp.messages import MediaMessage, MessageType
 from relay.testing import ManualReactor, make_hub, memory_log
 from tests.log.model import audio, contents, gops, video
 from tests.net.driving import read_messages
@@ -90,6 +91,14 @@ class OnePublisherTests(IngestTestCase):
         self.send(publication, messages)
         self.assertEqual([*HEADERS, audio(0), *gops(1, start=80)], self.stored)
         self.assertEqual(2, self.ingest.messages_dropped)
+
+    def test_cue_points_keep_their_time(self) -> None:
+        """Only metadata is without a time of its own; captions and cue points belong to a moment."""
+        publication = self.ingest.admit(self.first)
+        cue = MediaMessage(MessageType.DATA_AMF0, 420, amf0.encode("onCuePoint", {"name": "goal"}))
+        messages = [*HEADERS, *gops(1), cue]
+        self.send(publication, messages)
+        self.assertEqual(420, self.stored[-1].timestamp)
 
     def test_sound_alone_is_a_stream(self) -> None:
         publication = self.ingest.admit(self.first)

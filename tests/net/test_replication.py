@@ -297,6 +297,15 @@ class EpochTests(ReplicaTestCase):
         self.network.carry()
         self.assertEqual((EPOCH + 1, 1), (self.stream.log.epoch, self.b.ends))
 
+    def test_epoch_that_we_left_long_ago_is_remembered(self) -> None:
+        """Its bytes are gone here; a server that comes back with it is behind all the same."""
+        self.test_other_epoch_begins_a_log_that_readers_cross_to()
+        self.stream.log.predecessor = None
+        self.kill("a")
+        self.b.start(start_info(EPOCH, LogStart()))
+        self.network.carry()
+        self.assertEqual((EPOCH + 1, 1), (self.stream.log.epoch, self.b.ends))
+
     def test_epoch_without_its_state_is_refused(self) -> None:
         self.a.start(position_info(EPOCH, 0))
         self.network.carry()

@@ -232,6 +232,18 @@ class AdmissionTests(SynchronousTestCase):
         admitted[0].lose(ConnectionAborted())
         self.assertIsNotNone(port.connect(STRANGER, 1003))
 
+    def test_proxied_connections_are_counted_by_the_viewer_s_address(self) -> None:
+        """A balancer brings thousands: its own address has no share of them, each viewer's has."""
+        port = self.port(connections_per_address=2)
+        for _ in range(2):
+            port.connect().receive(V2 + RTMP)  # two of one viewer
+        port.connect().receive(V2 + RTMP)
+        self.assertEqual(1, port.outcomes["refused_address"])
+        port.connect().receive(V1.replace(b"192.0.2.7", b"192.0.2.8") + RTMP)
+        port.clock.advance(0)
+        self.assertEqual([f"192.0.2.{host}:56324" for host in (7, 7, 8)], [peer for _, peer, _ in port.spoken])
+        self.assertEqual((3, 3), (len(port.factory.connections), port.factory.admission.connections))
+
     def test_handshaking_connections(self) -> None:
         """The limit: connections that have not said anything yet are a small part of all."""
         port = self.port(handshaking_connections=2)

@@ -176,6 +176,9 @@ class BuildTests(TierTestCase):
         self.assertRaises(usage.UsageError, options.postOptions)
 
 
+ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+
+
 class ProcessTests(SynchronousTestCase):
     """As the operator sees it: a process, its standard error, its exit status."""
 
@@ -190,7 +193,7 @@ class ProcessTests(SynchronousTestCase):
             text=True,
             timeout=60,
             cwd=directory,
-            env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
+            env=ENVIRONMENT,
         )
 
     def assert_one_line(self, ended: subprocess.CompletedProcess, words: str) -> None:
@@ -208,6 +211,20 @@ class ProcessTests(SynchronousTestCase):
         self.addCleanup(listener.close)
         ended = self.run_node("relay-origin", "--name", "o1", "--listen", f"tcp:{listener.port}:interface=127.0.0.1")
         self.assert_one_line(ended, f"can't listen on 127.0.0.1:{listener.port}: Address already in use")
+
+    def test_process_has_all_its_descriptors_and_a_clock_that_nobody_sets(self) -> None:
+        """What ``twistd`` leaves at the shell's soft limit and at the wall clock."""
+        program = (
+            "import resource, time; from relay.tiers.options import prepare_process; "
+            "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE); "
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); prepare_process(); "
+            "from twisted.internet import reactor; "
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard), reactor.seconds is time.monotonic)"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=60, env=ENVIRONMENT
+        )
+        self.assertEqual("True True\n", ended.stdout, ended.stderr)
 
     def test_store_that_can_t_be_used(self) -> None:
         ended = self.run_node("relay-origin", "--name", "o1", "--listen", "tcp:0", "--store", "/proc/no-store-here")
