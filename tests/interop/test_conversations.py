@@ -124,6 +124,7 @@ class TlsTests(ClusterTestCase):
         balancer = self.start_node("balancer", "lb1", "--aggregator", f"agg1={aggregator.endpoint}", listen=self.listen)
         await self.normal()
         watching = self._watch(balancer, 10 * WANTED)
+        await balancer.when(lambda told: told["viewers"] == len(watching))
         self.run_program(*ffmpeg_publish(CLIP, origin.rtmp(STREAM), loop=False))
         await self._check(*watching)
 
