@@ -42,7 +42,7 @@ class NodeCollector(Collector):
         for each in STATES:
             health.add_metric([each], each == state)
         yield health
-        viewers = gauge("viewers", "Connections that media is sent to, other nodes included.")
+        viewers = gauge("viewers", "Viewers, not counting copies by other nodes.")
         viewers.add_metric([], view.viewers)
         yield viewers
         yield from self._streams(view.streams())

@@ -24,8 +24,9 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
 from relay.names import StreamName
-from relay.net.control import APP, CatalogueEntry, ControlLink, entry_of
+from relay.net.catalogue import CatalogueEntry, entry_of
 from relay.net.failover import Upstream
+from relay.net.links import APP, ControlLink
 from relay.net.pulling import Pull, PullMaker
 from relay.net.replication import Counts, LogMaker, ReadMode, Replica
 from relay.net.rtmp_client import ClientSettings

@@ -15,7 +15,7 @@ from twisted.python import usage
 
 from relay.net.backends import Backend, BackendPool, BackendState, Policy
 from relay.net.balancing import BalancerFactory, BalancingOptions
-from relay.net.control import ControlLink
+from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.node import NodeSettings
 from relay.net.rtmp_client import ClientSettings

@@ -16,7 +16,7 @@ from twisted.python import usage
 
 from relay.errors import ConfigError, NameRefused
 from relay.names import StreamName
-from relay.net.control import CatalogueEntry
+from relay.net.catalogue import CatalogueEntry
 from relay.net.failover import Upstream
 from relay.net.ingest import Publication, SecondPublisher
 from relay.net.node import NodeSettings

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from relay.admin.views import Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
-from relay.net.control import ControlLink
+from relay.net.links import ControlLink
 from relay.net.node import Node
 from relay.net.replication import Counts
 

@@ -12,8 +12,9 @@ from relay.errors import RemoteProtocolError
 from relay.limits import DEFAULT_LIMITS
 from relay.log.points import LogStart
 from relay.names import StreamName
-from relay.net.control import DEAD_SECONDS, CatalogueEntry, ControlLink
+from relay.net.catalogue import CatalogueEntry
 from relay.net.identity import ClusterSecret, NodeIdentity
+from relay.net.links import DEAD_SECONDS, ControlLink
 from relay.net.positions import read_position
 from relay.net.rtmp_client import ClientSettings
 from relay.net.sessions import BalancerLost

@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.log.points import LogStart
 from relay.names import StreamName
-from relay.net.control import DEAD_SECONDS
 from relay.net.gathering import FORGET_SECONDS, RETURN_SECONDS, Gatherer
+from relay.net.links import DEAD_SECONDS
 from relay.net.replication import Counts, ReadMode
 from relay.testing import MemoryNetwork, memory_log, publish
 from tests.log.model import contents, gops

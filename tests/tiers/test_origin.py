@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.errors import ConfigError
 from relay.log.options import LogOptions
 from relay.names import StreamName
-from relay.net.control import CatalogueEntry
+from relay.net.catalogue import CatalogueEntry
 from relay.net.identity import NodeIdentity
 from relay.net.ingest import SecondPublisher
 from relay.net.node import NodeSettings

@@ -1,0 +1,66 @@
+"""What a node says of a stream to a neighbour: one entry of its catalogue.
+
+Owns the record and its form on the wire, an AMF0 object {name, epoch, start, end, time, live}.  Said by
+:mod:`relay.net.control`, heard by :mod:`relay.net.links`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from relay.errors import NameRefused, RemoteProtocolError
+from relay.names import StreamName
+from relay.net.streams import LiveStream
+
+
+@attrs.frozen(kw_only=True)
+class CatalogueEntry:
+    """One stream of a neighbour, as it was when it told."""
+
+    name: StreamName
+    epoch: int
+    start: int
+    end: int
+    time_ms: int
+    is_live: bool
+
+    def to_wire(self) -> dict[str, Any]:
+        """AMF0 object."""
+        return {
+            "name": str(self.name),
+            "epoch": float(self.epoch),
+            "start": float(self.start),
+            "end": float(self.end),
+            "time": float(self.time_ms),
+            "live": self.is_live,
+        }
+
+    @classmethod
+    def from_wire(cls, value: Any) -> CatalogueEntry:
+        """Raises :class:`RemoteProtocolError` if it is no entry."""
+        try:
+            return cls(
+                name=StreamName.parse(value["name"]),
+                epoch=int(value["epoch"]),
+                start=int(value["start"]),
+                end=int(value["end"]),
+                time_ms=int(value["time"]),
+                is_live=bool(value["live"]),
+            )
+        except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise RemoteProtocolError(f"not a catalogue entry: {error}") from None
+
+
+def entry_of(stream: LiveStream) -> CatalogueEntry:
+    """What is told of a stream."""
+    log = stream.log
+    return CatalogueEntry(
+        name=stream.name,
+        epoch=log.epoch,
+        start=log.start,
+        end=log.end,
+        time_ms=log.end_time_ms,
+        is_live=stream.is_live,
+    )
