@@ -129,11 +129,11 @@ class StoringNode(Node):
         self.logs.expire(idle_seconds)
 
     def _idle(self) -> list[StreamName]:
-        """Streams that nobody publishes or reads, the longest idle first."""
+        """Streams that nobody publishes or watches, the longest idle first; copies of neighbours keep none."""
         unpublished = {name for name, ingest in self._ingests.items() if not ingest.stream.is_live}
         idle = unpublished - self.pulled
-        unread = [name for name in idle if not self._ingests[name].stream.viewers]
-        return sorted(unread, key=lambda name: self._ingests[name].stream.idle_since)
+        unwatched = [name for name in idle if not self._ingests[name].stream.watching]
+        return sorted(unwatched, key=lambda name: self._ingests[name].stream.idle_since)
 
     def _make_room(self) -> None:
         """A new stream is worth more than one that is over: names that were used once must not use the limit up."""

@@ -9,7 +9,7 @@ from relay.names import StreamName
 from relay.rtmp.events import PublishStarted
 from relay.testing import MemoryNetwork, publish
 from tests.log.model import contents, gops
-from tests.net.driving import Player, connect, log_bytes, make_node, read_messages, stop_node
+from tests.net.driving import CopyingNode, Player, connect, log_bytes, make_node, read_messages, stop_node
 from tests.wire import aac_header, avc_header, metadata
 
 NAME = StreamName("live", "demo")
@@ -77,6 +77,21 @@ class StoringTests(SynchronousTestCase):
             self.network.advance(1)
         self.encoder(HEADERS + gops(1), "three")
         self.assertEqual({"three", "two"}, {stream.name.name for stream in self.node.hub})
+
+    def test_copies_hold_no_stream_that_is_over(self) -> None:
+        """Every stream of an origin is copied all the time: what counts is who watches."""
+        self.start(streams=1)
+        copying, _ = make_node(self.network, "d1", kind=CopyingNode)
+        copying.gather([("o1", self.endpoint)])
+        encoder = self.encoder(HEADERS + gops(1), "one")
+        self.network.advance(1)
+        encoder.transport.loseConnection()
+        self.network.advance(1)
+        (stream,) = self.node.hub
+        self.assertEqual((1, 0), (len(stream.viewers), stream.watching))
+        self.encoder(HEADERS + gops(1), "two")
+        self.assertEqual(["two"], [stream.name.name for stream in self.node.hub])
+        stop_node(self.network, copying)
 
     def test_live_and_watched_streams_give_no_room(self) -> None:
         self.start(streams=2, end_seconds=1e6)
