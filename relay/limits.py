@@ -34,6 +34,7 @@ class Limits:
     message_bytes: int = _bound(8 << 20, "bytes", "one audio or video message (MediaMTX 10 MiB)")
     command_bytes: int = _bound(64 << 10, "bytes", "one command message")
     metadata_bytes: int = _bound(256 << 10, "bytes", "one data message")
+    header_bytes: int = _bound(64 << 10, "bytes", "one sequence header kept for newcomers (HEVC's have a few KiB)")
     partial_bytes: int = _bound(16 << 20, "bytes", "all unfinished messages of a connection together")
     chunk_streams: int = _bound(64, "ids", "distinct chunk stream ids a connection (nginx-rtmp: 32)")
     chunk_size_min: int = _bound(128, "bytes", "smaller only multiplies our work (SRS floor: 128)")

@@ -34,11 +34,12 @@ class HeadersInForce:
     def updated(self, message: MediaMessage, info: MediaInfo, limits: Limits = DEFAULT_LIMITS) -> HeadersInForce:
         """The headers after ``message``; ``self`` when it changes none.
 
-        A header over ``limits.metadata_bytes``, or of one track more than ``limits.tracks``, is not kept.
+        Metadata over ``limits.metadata_bytes``, a sequence header over ``limits.header_bytes``, or one of one track more
+        than ``limits.tracks`` is not kept: each newcomer is sent them all.
         """
         if message.message_type == MessageType.DATA_AMF0:
             return self._with_data(message.payload, limits)
-        if not info.is_sequence_header or len(message.payload) > limits.metadata_bytes:
+        if not info.is_sequence_header or len(message.payload) > limits.header_bytes:
             return self
         is_video = message.message_type == MessageType.VIDEO
         known = dict(self.video if is_video else self.audio)
@@ -106,8 +107,9 @@ def _parse(text: object, limits: Limits) -> tuple[str, int, bytes]:
         payload = b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RemoteProtocolError("a header in force is not base64") from error
-    if len(payload) > limits.metadata_bytes:
-        raise RemoteProtocolError(f"a header in force of {len(payload)} bytes is over {limits.metadata_bytes}")
+    allowed = limits.metadata_bytes if kind == "m" else limits.header_bytes
+    if len(payload) > allowed:
+        raise RemoteProtocolError(f"a header in force of {len(payload)} bytes is over {allowed}")
     return kind, int(number), payload
 
 

@@ -85,10 +85,14 @@ class UpdateTests(SynchronousTestCase):
         replaced = on_track(enhanced_video_header(config=b"new"), 1)
         self.assertIn((1, replaced.payload), after(*sent, replaced, limits=limits).video)
 
-    def test_header_larger_than_metadata_may_be_is_not_kept(self) -> None:
-        limits = attrs.evolve(DEFAULT_LIMITS, metadata_bytes=100)
+    def test_header_that_is_too_large_is_not_kept(self) -> None:
+        """``Limits.header_bytes``: every newcomer is sent every track's."""
+        limits = attrs.evolve(DEFAULT_LIMITS, header_bytes=100)
         large = avc_header(config=bytes(200))
         self.assertEqual(((0, avc_header().payload),), after(avc_header(), large, limits=limits).video)
+
+    def test_metadata_that_is_too_large_is_not_kept(self) -> None:
+        limits = attrs.evolve(DEFAULT_LIMITS, metadata_bytes=100)
         self.assertIsNone(after(metadata(text="x" * 200), limits=limits).metadata)
 
 
@@ -126,8 +130,10 @@ class WireTests(SynchronousTestCase):
                 HeadersInForce.from_wire([text])
 
     def test_more_or_larger_than_the_limits_are_refused(self) -> None:
-        limits = attrs.evolve(DEFAULT_LIMITS, tracks=2, metadata_bytes=3)
+        limits = attrs.evolve(DEFAULT_LIMITS, tracks=2, metadata_bytes=3, header_bytes=3)
         with self.assertRaises(RemoteProtocolError):
             HeadersInForce.from_wire(["v0:", "v1:", "v2:", "v3:"], limits)
         with self.assertRaises(RemoteProtocolError):
             HeadersInForce.from_wire(["m0:AAAAAA=="], limits)
+        with self.assertRaises(RemoteProtocolError):
+            HeadersInForce.from_wire(["v0:AAAAAA=="], limits)
