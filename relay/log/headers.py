@@ -34,8 +34,8 @@ class HeadersInForce:
     def updated(self, message: MediaMessage, info: MediaInfo, limits: Limits = DEFAULT_LIMITS) -> HeadersInForce:
         """The headers after ``message``; ``self`` when it changes none.
 
-        Metadata over ``limits.metadata_bytes``, a sequence header over ``limits.header_bytes``, or one of one track more
-        than ``limits.tracks`` is not kept: each newcomer is sent them all.
+        Metadata over ``limits.metadata_bytes``, a sequence header over ``limits.header_bytes``, or one of one track
+        more than ``limits.tracks`` is not kept: each newcomer is sent them all.
         """
         if message.message_type == MessageType.DATA_AMF0:
             return self._with_data(message.payload, limits)
