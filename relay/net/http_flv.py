@@ -79,7 +79,8 @@ class HttpFlvProtocol(TwistedProtocol):
             self._http.receive_data(data)
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            self._answer(HTTPStatus(error.error_status_hint), str(error))
+            # what h11 says ends with what the peer sent, which is not for echoing
+            self._answer(HTTPStatus(error.error_status_hint), str(error).partition(":")[0])
             return
         if isinstance(event, h11.Request):
             self._has_request = True
