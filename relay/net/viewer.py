@@ -180,7 +180,6 @@ class Viewer:
         self.stream = stream
         self.transport = transport
         self.skips = 0
-        self.bytes_landed = 0  # bytes that were not the log's: preambles and interjections
         self._form = form
         self._on_end = on_end
         self._follower = following(transport)
@@ -296,7 +295,6 @@ class Viewer:
 
     def _write(self, data: bytes) -> None:
         if data:
-            self.bytes_landed += len(data)
             self.transport.write(data)
 
     def _is_behind(self, cursor: Cursor, seconds: float) -> bool:

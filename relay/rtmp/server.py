@@ -73,6 +73,10 @@ ENHANCED_PROPERTIES: Mapping[str, Any] = {
 }
 
 
+END_CODE = "NetStream.Play.UnpublishNotify"
+END_DESCRIPTION = "The broadcast is over."
+
+
 class ConnectionState(Enum):
     """Where the connection is."""
 
@@ -346,7 +350,7 @@ class ServerSession(Session):
         if stream is None or stream.state is not StreamState.PLAYING:
             return
         stream.request, stream.state = None, StreamState.CREATED
-        self.send_status(message_stream_id, "status", "NetStream.Play.UnpublishNotify", "The broadcast is over.")
+        self.send_status(message_stream_id, "status", END_CODE, END_DESCRIPTION)
         self._write_stream_event(UserControl.STREAM_EOF, message_stream_id)
 
     def send_status(
@@ -373,7 +377,7 @@ class ServerSession(Session):
 
 def end_of_play(message_stream_id: int) -> bytes:
     """What :meth:`ServerSession.end_play` says, for a connection whose session is not here: chunk size at least 128."""
-    status = {"level": "status", "code": "NetStream.Play.UnpublishNotify", "description": "The broadcast is over."}
+    status = {"level": "status", "code": END_CODE, "description": END_DESCRIPTION}
     command = amf0.encode("onStatus", 0, None, status)
     eof = UserControl.STREAM_EOF.to_bytes(2, "big") + message_stream_id.to_bytes(4, "big")
     said = [
