@@ -2,7 +2,7 @@
 
 Owns the records, the balancer's book of one session (:class:`SessionLedger`) and the aggregator's side of it
 (:class:`SessionFeed`).  Carried by the control connection; used by :mod:`relay.net.viewer` at an aggregator and by
-:mod:`relay.net.balancing` at a balancer.
+:mod:`relay.net.viewer_connection` at a balancer.
 
 Theory.  The balancer counts F, the bytes that the viewer's socket has accepted from the present backend connection.
 The aggregator counts K, the bytes that it has sent on it, and says:

@@ -15,11 +15,11 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
 from relay.limits import Limits
-from relay.net.balancing import LegProtocol
 from relay.net.copying import CopyPair
 from relay.net.joining import Splicer
 from relay.net.legs import can_splice
 from relay.net.splice import SplicePair
+from relay.net.viewer_connection import LegProtocol
 from tests.net.peers import Listener, NoMoreDescriptors, Peer, eventually, open_descriptors
 
 LIMITS = Limits(splice_idle_seconds=120, close_seconds=5)

@@ -1,0 +1,291 @@
+"""One viewer at a balancer: its search for a backend, its session, its moves, its end.
+
+Owns the two protocols of a pair and the coroutine that finds a backend.  Does not own the set of viewers or any policy
+(:mod:`relay.net.balancing`), which backend (:mod:`relay.net.backends`), or the bytes once joined
+(:mod:`relay.net.joining`).
+
+A viewer's life, each step in :class:`ViewerConnection`:
+
+    admitted -> paused -> [ dialing <-> held ] -> joined -> gone, with one outcome word
+
+It is paused from its first moment, so what it says waits in its socket until there is somebody to hear it, and nothing
+is ever written to it but a backend's bytes.  A paused socket is deaf to its own end too: ``DepartureWatch`` listens for
+that alone.  A dial that fails goes on with the next backend.  When none is left the viewer is held, in the order of
+arrival, until the pool says that one may be usable, or for ``hold_seconds``.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relay.net.backends import Backend
+from relay.net.holding import DepartureWatch
+from relay.net.legs import can_half_close
+from relay.net.proxy import TLV_BALANCER, TLV_RESUME, ProxyAddress, make_header
+from relay.net.sessions import ResumePoint, SessionLedger, byte_count
+from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
+
+if TYPE_CHECKING:
+    from relay.net.balancing import BalancerFactory
+
+MAX_MOVES_IN_VAIN = 4  # backends that end a resumed session without having sent a byte of it
+
+
+@implementer(IHalfCloseableProtocol)
+class LegProtocol(Protocol):
+    """Either side of a pair, as Twisted sees it: paused until joined, then a messenger to the pair."""
+
+    transport: Any
+    pair: Any = None
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()
+        self._early: list[bytes] = []
+
+    def join(self, pair: Any) -> None:
+        """Pass everything on to ``pair`` from here."""
+        self.pair = pair
+        early, self._early = self._early, []
+        for data in early:
+            pair.received(self.transport, data)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.pair is None:
+            self._early.append(data)  # what a TLS transport had decrypted when it was paused, one read at most
+        else:
+            self.pair.received(self.transport, data)
+
+    def readConnectionLost(self) -> None:
+        if self.pair is None:
+            self.transport.loseConnection()
+        else:
+            self.pair.read_ended(self.transport)
+
+    def writeConnectionLost(self) -> None:
+        """Our own FIN is out: nothing to do."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.pair is not None:
+            self.pair.lost(self.transport)
+
+
+class BackendConnection(LegProtocol):
+    """Our connection to an aggregator, for one viewer."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        tune(self.transport, NODE_TIMEOUT_MS)
+        self.transport.write(self._header)
+
+
+class BackendFactory(Factory):
+    """Makes the one connection of one dial."""
+
+    noisy = False
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
+        return BackendConnection(self._header)
+
+
+class ViewerConnection(LegProtocol):
+    """One viewer.  Its search for a backend is a coroutine that ends with it."""
+
+    def __init__(self, balancer: BalancerFactory, host: str) -> None:
+        self.host = host
+        self.session_id = balancer.make_session_id()
+        self._balancer = balancer
+        self._backend: Backend[IStreamClientEndpoint] | None = None
+        self._search: Deferred[None] | None = None
+        self._watch: DepartureWatch | None = None
+        self._outcome: str | None = None
+        self._ledger = SessionLedger()
+        self._is_session = False  # has an aggregator ever said what its bytes are?
+        self._is_over = False  # the aggregator ends the session by its own decision
+        self._moves_in_vain = 0
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        tune(self.transport, viewer_timeout_ms(self._balancer.limits), NOTSENT_LOWAT)
+        handle = self.transport.getHandle()
+        if can_half_close(self.transport) and handle.family in (socket.AF_INET, socket.AF_INET6):
+            self._watch = DepartureWatch(self._balancer.reactor, handle, self._leave)
+        self._search = Deferred.fromCoroutine(self._find_backend())
+        self._search.addErrback(self._search_failed)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_watching()
+        if self._outcome is None and self.pair is None:
+            self._outcome = "viewer_closed"
+        if self._search is not None:
+            self._search.cancel()
+        super().connectionLost(reason)
+        self._leave_backend()
+        self._balancer.viewer_gone(self, self._outcome or "viewer_closed")
+
+    def close(self, outcome: str) -> None:
+        """End now, with a reset."""
+        if self.pair is not None:
+            self.pair.abort(outcome)
+        self._outcome = self._outcome or outcome
+        self._stop_watching()
+        self.transport.abortConnection()
+
+    # the pair's owner
+
+    def backend_lost(self, pair: Any, reason: str) -> None:
+        """Go on at another backend if it is known exactly where; else the viewer is closed too."""
+        lost = self._backend
+        if lost is None:
+            return  # it is on the move already: a death is seen twice
+        received = pair.to_viewer - pair.attached_at
+        point = None if self._is_over or pair.has_viewer_ended else self._ledger.resume_point(received)
+        self._moves_in_vain = 0 if received else self._moves_in_vain + 1
+        if point is None or self._moves_in_vain > MAX_MOVES_IN_VAIN:
+            if self._is_session and not self._is_over and not pair.has_viewer_ended:
+                self._balancer.sessions_cut += 1
+            pair.finish(reason)
+            return
+        self._leave_backend()
+        pair.detach_backend()
+        self._balancer.sessions_moved += 1
+        self._balancer.moves.add(lambda: self._resume(point, lost))
+
+    def aggregator_lost(self, backend: Backend[IStreamClientEndpoint]) -> None:
+        """The control connection says so, which is sooner than the data connection if it hangs."""
+        if self._backend is backend and self.pair is not None and self._outcome is None:
+            self.backend_lost(self.pair, "backend_dead")
+
+    def said(self, backend: str, name: str, values: list[Any]) -> None:
+        """The aggregator says something of this session (:mod:`relay.net.sessions`).
+
+        Raises:
+            RemoteProtocolError: it makes no sense.
+        """
+        if self._backend is None or self._backend.name != backend:
+            return
+        if name == "relayOver":
+            self._is_over = True
+            return
+        at = byte_count(values)
+        if name == "relaySuspend":
+            self._ledger.suspend(at)
+        else:
+            self._ledger.checkpoint(at, ResumePoint.from_values(values[1:]))
+            self._is_session = True
+
+    def splice_ended(self, pair: Any, outcome: str) -> None:
+        self._outcome = self._outcome or outcome
+
+    # the search
+
+    def _resume(self, point: ResumePoint, lost: Backend[IStreamClientEndpoint]) -> None:
+        if self._outcome is None:
+            self._search = Deferred.fromCoroutine(self._find_backend(point, lost))
+            self._search.addErrback(self._search_failed)
+
+    async def _find_backend(
+        self, point: ResumePoint | None = None, lost: Backend[IStreamClientEndpoint] | None = None
+    ) -> None:
+        balancer = self._balancer
+        hold_until: float | None = None
+        tried = [] if lost is None else [lost]
+        while self._outcome is None:
+            backend = balancer.pool.pick(self.host, balancer.options.pin, without=tried)
+            if backend is not None:
+                connection = await self._dial(backend, point)
+                if connection is not None:
+                    self._join(backend, connection, point)
+                    return
+                tried.append(backend)
+                continue
+            tried.clear()
+            hold_until = hold_until or balancer.clock.seconds() + balancer.options.hold_seconds
+            await self._wait(hold_until)
+
+    async def _wait(self, until: float) -> None:
+        """Until a backend may be usable, or close the viewer."""
+        if self._watch is not None:
+            self._watch.be_impatient()
+        if self._outcome is None and not await self._balancer.waiting.wait(until):
+            self.close("no_backend")
+
+    async def _dial(
+        self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None
+    ) -> BackendConnection | None:
+        """A connection to this backend, or ``None`` when it can't be had or the viewer has left."""
+        balancer = self._balancer
+        began = balancer.clock.seconds()
+        dialing = backend.endpoint.connect(BackendFactory(self._header(point)))
+        dialing.addTimeout(balancer.options.connect_seconds, balancer.clock)
+        try:
+            connection: Any = await dialing
+        except Exception as error:  # endpoints fail in many ways; each means that this backend is not to be had
+            if self._outcome is None and balancer.pool.note_failure(backend, began):
+                balancer.log.warn("can't connect to {name}: {error!r}", name=backend.name, error=error)
+            return None
+        balancer.pool.note_success(backend)
+        assert isinstance(connection, BackendConnection)
+        return connection
+
+    def _header(self, point: ResumePoint | None) -> bytes:
+        """Each backend connection is a session id of its own: what is said of the former is then not taken for it."""
+        balancer = self._balancer
+        self.session_id = balancer.new_session_id(self)
+        source, destination = (_proxy_address(end) for end in (self.transport.getPeer(), self.transport.getHost()))
+        tlvs = {TLV_BALANCER: balancer.options.name.encode()} if balancer.options.name else {}
+        if point is not None:
+            tlvs[TLV_RESUME] = point.to_bytes()
+        return make_header(source, destination, self.session_id, balancer.options.secret, tlvs)
+
+    def _join(
+        self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection, point: ResumePoint | None
+    ) -> None:
+        self._stop_watching()
+        self._backend = backend
+        backend.viewers += 1
+        if point is None:
+            self.join(self._balancer.splicer.join(self.transport, connection.transport, self))
+        else:
+            self._ledger.attach(point)
+            self.pair.attach_backend(connection.transport)
+        connection.join(self.pair)
+
+    def _leave_backend(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.viewers -= 1
+
+    def _search_failed(self, failure: Failure) -> None:
+        """A viewer who left has cancelled it; anything else is a fault of ours, and costs this viewer alone."""
+        if self._outcome is None:
+            self._balancer.log.failure("looking for a backend", failure)
+            self.close("fault")
+
+    def _leave(self) -> None:
+        self.close("viewer_closed")
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+
+
+def _proxy_address(address: Any) -> ProxyAddress | None:
+    """A Twisted address for the header, if it is an IP address."""
+    try:
+        return ProxyAddress.make(address.host, address.port)
+    except (AttributeError, ValueError):
+        return None
