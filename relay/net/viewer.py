@@ -38,6 +38,10 @@ from relay.rtmp.server import end_of_play
 if TYPE_CHECKING:
     from relay.net.streams import LiveStream
 
+# What the buffers of both ends hold for a peer that reads nothing: 180 kB on Linux with tcp_notsent_lowat as we set it.
+# One that has taken more is being read.
+BUFFERED_BYTES = 512 << 10
+
 
 class Form(Protocol):
     """One byte form of a stream, and what to say in it at a jump."""
@@ -232,6 +236,11 @@ class Viewer:
             self.log_source.failure("sending {stream}", stream=str(self.stream.name))
             self._finish("fault")
             return False
+
+    def is_known_to_read(self) -> bool:
+        """Has it taken more than buffers hold?  (Asked by the wake-up.)"""
+        run = 0 if self._cursor is None else self._cursor.offset - self._run_start
+        return self._run_bytes + run > BUFFERED_BYTES
 
     def is_between_messages(self) -> bool:
         """Has the transport been given whole messages only?"""

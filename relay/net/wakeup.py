@@ -5,14 +5,22 @@ calls ``pump()`` on each follower.
 
 Theory.  A wake-up costs one system call per viewer, however little there is to send.  While few watch, each flush
 wakes all at once: no lag is added.  As the number grows, wake-ups are merged: a follower is woken at most once per
-*interval*, which grows with the number of followers up to a bound.  One that was congested when it was last woken
-made no system call, so it doesn't count: viewers that never read add no lag to those that do.  So that a wake-up of
-thousands is not a burst that delays everything else, the followers are dealt into slices, one a *tick*, and the ticks
-are spread over the interval.  The time to the next tick is reckoned from when each waiting slice was first told, so
-that late ticks, and followers dealt anew in a storm of arrivals, still keep the bound.
+*interval*, which grows with the number of followers up to a bound.  So that a wake-up of thousands is not a burst that
+delays everything else, the followers are dealt into slices, one a *tick*, and the ticks are spread over the interval.
+The time to the next tick is reckoned from when each waiting slice was first told, so that late ticks, and followers
+dealt anew in a storm of arrivals, still keep the bound.
 
-    flowing      1 ... EAGER          at once, each flush
-    more         interval = bound x min(1, flowing / FULL), in ticks of at least TICK
+Viewers that never read must add no lag to those that do.  One that was congested when it was last woken made no system
+call, so it doesn't count.  But one that has just come looks like a reader until its socket is full.  So there are two
+groups, each with its own slices: newcomers, and those that have taken more than buffers hold (*readers*).  While the
+readers are few, they are woken at once, however many newcomers there are.
+
+    flowing, of both groups            newcomers        readers
+    1 ... EAGER                        at once          at once
+    more, EAGER or fewer are readers   merged           at once
+    more readers than that             merged           merged
+
+    merged: interval = bound x min(1, flowing / FULL), in ticks of at least TICK
 
 Design refused: a timer per follower (the timer heap costs more than the send), and a fixed tick (adds lag for nobody's
 good while few watch).
@@ -20,7 +28,7 @@ good while few watch).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -36,6 +44,9 @@ class Follower(Protocol):
     def pump(self) -> bool:
         """Send what there is.  False if it is congested and so did not even try."""
 
+    def is_known_to_read(self) -> bool:
+        """Has it taken more than buffers hold, so that somebody must be reading?"""
+
 
 class Wakeup:
     """Wakes the followers of one stream.
@@ -49,43 +60,103 @@ class Wakeup:
     """
 
     def __init__(self, clock: IReactorTime, bound: float = 0.1) -> None:
-        self._clock = clock
         self._bound = bound
-        self._followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
+        self._readers = _Group(clock, lambda: self.interval, self._resize)
+        self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote)
+
+    def __len__(self) -> int:
+        return len(self._readers.followers) + len(self._newcomers.followers)
+
+    @property
+    def interval(self) -> float:
+        """Seconds that wake-ups of readers are merged for at the present number of flowing followers."""
+        return 0.0 if self._readers.flowing <= EAGER else self.newcomers_interval
+
+    @property
+    def newcomers_interval(self) -> float:
+        """The same for those that are not known to read yet."""
+        count = self._readers.flowing + self._newcomers.flowing
+        return 0.0 if count <= EAGER else self._bound * min(1.0, count / FULL)
+
+    def add(self, follower: Follower) -> None:
+        """Wake ``follower`` from now on; adding it again is harmless."""
+        (self._readers if follower.is_known_to_read() else self._newcomers).add(follower)
+
+    def remove(self, follower: Follower) -> None:
+        """Wake it no more; it need not be known."""
+        self._readers.remove(follower)
+        self._newcomers.remove(follower)
+
+    def notify(self) -> None:
+        """There is more to send."""
+        self._readers.notify()
+        self._newcomers.notify()
+
+    def close(self) -> None:
+        """Forget everybody and stop the clock."""
+        self._readers.close()
+        self._newcomers.close()
+
+    def _promote(self, follower: Follower) -> None:
+        if follower.is_known_to_read():
+            self._newcomers.remove(follower)
+            self._readers.add(follower)
+
+    def _resize(self) -> None:
+        self._readers.resize()
+        self._newcomers.resize()
+
+
+class _Group:
+    """Followers that are woken at one interval.
+
+    Args:
+        interval: seconds that wake-ups are merged for at present.
+        resize: called when the number of flowing followers has changed; calls ``resize`` of all groups.
+        woken: called with each follower that was woken and stayed.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        interval: Callable[[], float],
+        resize: Callable[[], None],
+        woken: Callable[[Follower], None] | None = None,
+    ) -> None:
+        self.followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
+        self._clock = clock
+        self._interval = interval
+        self._resize_all = resize
+        self._woken = woken
         self._congested: set[Follower] = set()  # those that were, when they were last woken
         self._slices: list[dict[Follower, None]] = [{}]
         self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
         self._next = 0
         self._call: IDelayedCall | None = None
 
-    def __len__(self) -> int:
-        return len(self._followers)
-
     @property
-    def interval(self) -> float:
-        """Seconds that wake-ups are merged for at the present number of flowing followers."""
-        count = len(self._followers) - len(self._congested)
-        return 0.0 if count <= EAGER else self._bound * min(1.0, count / FULL)
+    def flowing(self) -> int:
+        """How many are not known to be congested."""
+        return len(self.followers) - len(self._congested)
 
     def add(self, follower: Follower) -> None:
-        """Wake ``follower`` from now on."""
+        if follower in self.followers:
+            return
         index = min(range(len(self._slices)), key=lambda i: len(self._slices[i]))
-        self._followers[follower] = index
+        self.followers[follower] = index
         self._slices[index][follower] = None
-        self._resize()
+        self._resize_all()
 
     def remove(self, follower: Follower) -> None:
-        """Wake it no more; it need not be known."""
-        index = self._followers.pop(follower, None)
+        index = self.followers.pop(follower, None)
         if index is not None:
             self._congested.discard(follower)
             del self._slices[index][follower]
-            self._resize()
+            self._resize_all()
 
     def notify(self) -> None:
-        """There is more to send."""
         if len(self._slices) == 1:
-            self._wake(self._followers)
+            self._wake(self.followers)
             return
         now = self._clock.seconds()
         for index in range(len(self._slices)):
@@ -93,12 +164,32 @@ class Wakeup:
         self._schedule()
 
     def close(self) -> None:
-        """Forget everybody and stop the clock."""
-        self._followers.clear()
+        self.followers.clear()
         self._congested.clear()
         self._slices = [{}]
         self._dirty.clear()
         self._cancel()
+
+    def resize(self) -> None:
+        """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
+        wanted = max(1, int(self._interval() / TICK))
+        if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
+            return
+        waiting_since = min(self._dirty.values(), default=None)
+        self._cancel()
+        self._slices = [{} for _ in range(wanted)]
+        self._next = 0
+        for position, follower in enumerate(self.followers):
+            self.followers[follower] = position % wanted
+            self._slices[position % wanted][follower] = None
+        self._dirty.clear()
+        if waiting_since is None:
+            return
+        if wanted > 1:
+            self._dirty = dict.fromkeys(range(wanted), waiting_since)
+            self._schedule()
+        else:
+            self.notify()
 
     def _schedule(self) -> None:
         if self._dirty and self._call is None:
@@ -106,7 +197,7 @@ class Wakeup:
 
     def _tick_seconds(self) -> float:
         """The even pace, or a faster one if a slice would else be woken after its time."""
-        now, interval = self._clock.seconds(), self.interval
+        now, interval = self._clock.seconds(), self._interval()
         pace = interval / len(self._slices)
         for place, index in enumerate(self._in_turn(), 1):
             pace = min(pace, (self._dirty[index] + interval - now) / place)
@@ -131,31 +222,12 @@ class Wakeup:
         for follower in list(followers):
             if follower.pump():
                 self._congested.discard(follower)
-            elif follower in self._followers:
+            elif follower in self.followers:
                 self._congested.add(follower)
+            if self._woken is not None and follower in self.followers:
+                self._woken(follower)
         if len(self._congested) != before:
-            self._resize()
-
-    def _resize(self) -> None:
-        """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
-        wanted = max(1, int(self.interval / TICK))
-        if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
-            return
-        waiting_since = min(self._dirty.values(), default=None)
-        self._cancel()
-        self._slices = [{} for _ in range(wanted)]
-        self._next = 0
-        for position, follower in enumerate(self._followers):
-            self._followers[follower] = position % wanted
-            self._slices[position % wanted][follower] = None
-        self._dirty.clear()
-        if waiting_since is None:
-            return
-        if wanted > 1:
-            self._dirty = dict.fromkeys(range(wanted), waiting_since)
-            self._schedule()
-        else:
-            self.notify()
+            self._resize_all()
 
     def _cancel(self) -> None:
         if self._call is not None:

@@ -270,6 +270,16 @@ class WritingFollowerTests(SynchronousTestCase):
         self.assertIsInstance(following(self.transport), WritingFollower)
 
 
+class Pumped:
+    """A transport as a follower of a stream."""
+
+    def __init__(self, transport) -> None:
+        self.pump = transport.pump
+
+    def is_known_to_read(self) -> bool:
+        return False
+
+
 class MemoryTests(SynchronousTestCase):
     """A viewer is a cursor, not a queue."""
 
@@ -288,7 +298,7 @@ class MemoryTests(SynchronousTestCase):
         cursors = [stream.log.rtmp.cursor(0) for _ in pairs]
         for pair, cursor in zip(pairs, cursors, strict=True):
             pair.transport.follow(cursor, never)
-            stream.wakeup.add(pair.transport)
+            stream.wakeup.add(Pumped(pair.transport))
         reads = gops(400, size=5_000, start=400)
         tracemalloc.start()
         before, resident = tracemalloc.get_traced_memory()[0], _resident_bytes()

@@ -18,9 +18,10 @@ MS = 0.001
 class Follower:
     """Notes when it is woken."""
 
-    def __init__(self, clock: Clock, then=None) -> None:
+    def __init__(self, clock: Clock, then=None, reads: bool = False) -> None:
         self.times: list[float] = []
         self.is_congested = False
+        self.reads = reads
         self._clock = clock
         self._then = then
 
@@ -29,6 +30,9 @@ class Follower:
         if self._then is not None:
             self._then(self)
         return not self.is_congested
+
+    def is_known_to_read(self) -> bool:
+        return self.reads
 
 
 def advance(clock: Clock, seconds: float) -> None:
@@ -41,8 +45,8 @@ class WakeupTests(SynchronousTestCase):
         self.clock = Clock()
         self.wakeup = Wakeup(self.clock, BOUND)
 
-    def add(self, count: int, then=None) -> list[Follower]:
-        followers = [Follower(self.clock, then) for _ in range(count)]
+    def add(self, count: int, then=None, reads: bool = False) -> list[Follower]:
+        followers = [Follower(self.clock, then, reads) for _ in range(count)]
         for follower in followers:
             self.wakeup.add(follower)
         return followers
@@ -56,7 +60,7 @@ class WakeupTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_many_followers_are_each_woken_within_the_bound(self) -> None:
-        followers = self.add(2 * FULL)
+        followers = self.add(FULL) + self.add(FULL, reads=True)
         self.assertEqual(BOUND, self.wakeup.interval)
         self.wakeup.notify()
         advance(self.clock, BOUND + MS)
@@ -91,15 +95,40 @@ class WakeupTests(SynchronousTestCase):
         self.assertLessEqual(max(per_tick.values()), 2 * FULL // slices)
 
     def test_interval_grows_with_the_number_of_followers(self) -> None:
-        intervals = []
-        for _ in range(4):
-            self.add(FULL // 4)
-            intervals.append(round(self.wakeup.interval, 6))
-        self.assertEqual([0.025, 0.05, 0.075, 0.1], intervals)
+        """Whether they are known to read, or not yet."""
+        for reads in (True, False):
+            self.wakeup = Wakeup(self.clock, BOUND)
+            intervals = []
+            for _ in range(4):
+                self.add(FULL // 4, reads=reads)
+                intervals.append(round(self.wakeup.newcomers_interval, 6))
+            self.assertEqual([0.025, 0.05, 0.075, 0.1], intervals)
+            self.assertEqual(0.1 if reads else 0, self.wakeup.interval)
+
+    def test_newcomers_add_no_lag_to_the_few_that_are_known_to_read(self) -> None:
+        """A crowd that has just come may never read: until it does, readers are woken at once, by each flush."""
+        readers, crowd = self.add(EAGER, reads=True), self.add(FULL)
+        for _ in range(3):
+            self.wakeup.notify()
+        self.assertEqual({3}, {len(follower.times) for follower in readers})
+        self.assertEqual({0}, {len(follower.times) for follower in crowd})
+        advance(self.clock, BOUND + MS)
+        self.assertEqual({1}, {len(follower.times) for follower in crowd})
+
+    def test_newcomers_that_turn_out_to_read_count_from_then_on(self) -> None:
+        followers = self.add(FULL)
+        for follower in followers:
+            follower.reads = True
+        self.wakeup.notify()
+        self.assertEqual(0, self.wakeup.interval)
+        advance(self.clock, BOUND + MS)
+        self.assertEqual(BOUND, self.wakeup.interval)
+        self.assertEqual({1}, {len(follower.times) for follower in followers})
+        self.assertEqual(FULL, len(self.wakeup))
 
     def test_congested_followers_add_no_lag_to_the_others(self) -> None:
         """Once they are known to be, those that flow are woken at once, by each flush, until the others flow again."""
-        crowd, readers = self.add(FULL), self.add(EAGER)
+        crowd, readers = self.add(FULL, reads=True), self.add(EAGER, reads=True)
         for follower in crowd:
             follower.is_congested = True
         self.wakeup.notify()
@@ -120,7 +149,7 @@ class WakeupTests(SynchronousTestCase):
         self.wakeup.notify()
         advance(self.clock, BOUND + MS)
         self.add(FULL)
-        self.assertEqual(BOUND, self.wakeup.interval)
+        self.assertEqual(BOUND, self.wakeup.newcomers_interval)
 
     def test_bound_of_zero_wakes_at_once_however_many_there_are(self) -> None:
         self.wakeup = Wakeup(self.clock, 0)
@@ -184,6 +213,10 @@ class WakeupTests(SynchronousTestCase):
         self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.wakeup)))
 
 
+def become_reader(follower: Follower) -> None:
+    follower.reads = follower.reads or len(follower.times) > 2
+
+
 @given(st.lists(st.tuples(st.sampled_from(("join", "leave", "notify", "wait")), st.integers(1, 400)), max_size=30))
 def test_whoever_was_there_at_a_notify_is_woken_within_the_bound(steps) -> None:
     """The invariant, whatever joins and leaves in between."""
@@ -193,7 +226,7 @@ def test_whoever_was_there_at_a_notify_is_woken_within_the_bound(steps) -> None:
     owed: dict[Follower, float] = {}
     for step, amount in [*steps, ("wait", 400)]:
         if step == "join":
-            newcomers = [Follower(clock) for _ in range(amount)]
+            newcomers = [Follower(clock, become_reader, reads=number % 3 == 0) for number in range(amount)]
             present += newcomers
             for newcomer in newcomers:
                 wakeup.add(newcomer)
