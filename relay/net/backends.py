@@ -6,7 +6,11 @@ and is told the time by the function it is given.
 
 The health rule, in :meth:`BackendPool.pick`: while all are up, any may be picked; when some are not, one that is up;
 when none is, one that is degraded; when there is none of those either, none, and the viewer is held.  A viewer who is
-pinned to a backend gets that one, up or degraded, or none.
+pinned to a backend gets that one, up or degraded, or else none, or (``falls_back``) what the rule gives to anybody.
+
+A state for the better counts only when it has lasted, and brings the full share of viewers only after a while more:
+:mod:`relay.net.returning`.  All policies respect the share: in turn, less often; by address, for fewer addresses, and
+one that has gone over stays; by viewers, the emptiest *for its share*.
 
 A backend whose connect failed is *suspect*, whatever its state says.  It is left out for a time that doubles with every
 failure.  When the time is over, one viewer tries it and the others go on leaving it out until he knows, so a crowd
@@ -24,6 +28,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from relay.errors import ConfigError
+from relay.net.returning import AT_ONCE, SERVING, BackendState, ReturnRule, Standing
 
 # After the n-th failure in a row: 0.1 s, doubled up to 5 s.  The first is short since a refused connect is often an
 # aggregator that restarts; the last is short since each try costs one viewer at most one connect timeout.
@@ -32,19 +37,7 @@ LAST_RETRY_SECONDS = 5.0
 
 EndpointT = TypeVar("EndpointT")
 
-
-class BackendState(enum.Enum):
-    """What is known of an aggregator."""
-
-    UP = "up"  # it runs, and every distributor that it gathers runs
-    DEGRADED = "degraded"  # it runs, a distributor is lost
-    PARTIAL = "partial"  # it runs, a whole pair is lost: better than nothing, for the streams of the others
-    DOWN = "down"  # no viewer is sent there
-    DRAINING = "draining"  # as down, but the viewers that are there may stay
-
-
-SERVING = (BackendState.UP, BackendState.DEGRADED, BackendState.PARTIAL)
-"""Those that viewers are sent to, the best first: one of the next kind only if there is none of the one before."""
+__all__ = ["SERVING", "Backend", "BackendPool", "BackendState", "Policy", "ReturnRule"]
 
 
 class Policy(enum.Enum):
@@ -64,6 +57,7 @@ class Backend(Generic[EndpointT]):
     state: BackendState = BackendState.UP
     reason: str = ""
     viewers: int = 0
+    credit: float = 0.0  # what it is owed of the turns
     connect_failures: int = 0  # in a row
     failed_at: float = -math.inf
     retry_at: float = 0.0
@@ -81,17 +75,27 @@ class BackendPool(Generic[EndpointT]):
     Args:
         backends: in the order of the configuration; names differ.
         now: monotonic seconds (``reactor.seconds``).
+        policy: how one is chosen among equals.
+        rule: how one that was lost comes back.
+        falls_back: a viewer whose pinned backend can't take him gets another.
     """
 
     def __init__(
-        self, backends: Sequence[Backend[EndpointT]], now: Callable[[], float], policy: Policy = Policy.ANY
+        self,
+        backends: Sequence[Backend[EndpointT]],
+        now: Callable[[], float],
+        policy: Policy = Policy.ANY,
+        rule: ReturnRule = AT_ONCE,
+        *,
+        falls_back: bool = False,
     ) -> None:
         self.backends = {backend.name: backend for backend in backends}
         if len(self.backends) != len(backends):
             raise ConfigError("two aggregators have the same name")
         self.policy = policy
         self._now = now
-        self._turn = 0
+        self._falls_back = falls_back
+        self._standings = {backend.name: Standing(rule, backend.state, now()) for backend in backends}
         self._observers: list[Callable[[], None]] = []
 
     def pick(
@@ -105,11 +109,13 @@ class BackendPool(Generic[EndpointT]):
             without: those that this viewer has just tried.
         """
         now = self._now()
-        usable = [backend for backend in self._pinned(pin) if backend.is_usable(now) and backend not in without]
+        usable = [backend for backend in self._usable(pin) if backend not in without]
+        if not usable and self._falls_back:
+            usable = [backend for backend in self._usable(None) if backend not in without]
         if not usable:
             return None
-        best = min(SERVING.index(backend.state) for backend in usable)
-        candidates = [backend for backend in usable if SERVING.index(backend.state) == best]
+        best = min(self._order(backend) for backend in usable)
+        candidates = [backend for backend in usable if self._order(backend) == best]
         picked = self._choose(candidates, client_address)
         if picked.connect_failures:
             picked.retry_at = now + LAST_RETRY_SECONDS  # what this try finds out comes sooner than that
@@ -117,13 +123,20 @@ class BackendPool(Generic[EndpointT]):
 
     def has_usable(self, pin: str | None = None) -> bool:
         """Would :meth:`pick` find one now?"""
-        now = self._now()
-        return any(backend.is_usable(now) for backend in self._pinned(pin))
+        return bool(self._usable(None if self._falls_back else pin))
 
     def has_proven(self, pin: str | None = None) -> bool:
         """Is one of them beyond suspicion?"""
-        now = self._now()
-        return any(backend.is_usable(now) and not backend.connect_failures for backend in self._pinned(pin))
+        return any(not backend.connect_failures for backend in self._usable(None if self._falls_back else pin))
+
+    def is_rising(self, backend: Backend[EndpointT]) -> bool:
+        """Is it well again, but not yet for long enough?"""
+        return self.rises_in(backend) > 0
+
+    def rises_in(self, backend: Backend[EndpointT]) -> float:
+        """Seconds until what it says of itself counts; 0 if it does."""
+        rises_at = self._standings[backend.name].rises_at
+        return 0.0 if rises_at is None else max(0.0, rises_at - self._now())
 
     def next_retry(self) -> float | None:
         """When the first suspect backend may be tried again, if any waits for that."""
@@ -141,6 +154,8 @@ class BackendPool(Generic[EndpointT]):
             return
         if backend.state is not state:
             backend.connect_failures = 0
+            backend.credit = 0.0
+            self._standings[name].told(state, self._now())
         backend.state, backend.reason = state, reason
         self._notify()
 
@@ -171,25 +186,47 @@ class BackendPool(Generic[EndpointT]):
         for observer in list(self._observers):
             observer()
 
-    def _pinned(self, pin: str | None) -> Collection[Backend[EndpointT]]:
-        if pin is None:
-            return self.backends.values()
-        return [self.backends[pin]] if pin in self.backends else []
+    def _usable(self, pin: str | None) -> list[Backend[EndpointT]]:
+        now = self._now()
+        wanted = [backend for backend in self.backends.values() if pin in (None, backend.name)]
+        return [backend for backend in wanted if backend.is_usable(now)]
+
+    def _order(self, backend: Backend[EndpointT]) -> int:
+        return self._standings[backend.name].order(self._now())
+
+    def _share(self, backend: Backend[EndpointT]) -> float:
+        return self._standings[backend.name].share(self._now())
 
     def _choose(self, candidates: list[Backend[EndpointT]], client_address: str) -> Backend[EndpointT]:
         if self.policy is Policy.SOURCE_HASH:
-            return max(candidates, key=lambda backend: _weight(backend.name, client_address))
-        self._turn += 1
+            return max(candidates, key=lambda backend: _claim(backend.name, client_address, self._share(backend)))
         if self.policy is Policy.LEAST_VIEWERS:
-            fewest = min(backend.viewers for backend in candidates)
-            candidates = [backend for backend in candidates if backend.viewers == fewest]
-        return candidates[self._turn % len(candidates)]
+            loads = [(backend.viewers + 1) / self._share(backend) for backend in candidates]
+            lightest = min(loads)
+            candidates = [backend for backend, load in zip(candidates, loads, strict=True) if load == lightest]
+        return self._in_turn(candidates)
+
+    def _in_turn(self, candidates: list[Backend[EndpointT]]) -> Backend[EndpointT]:
+        """Each as often as its share says, evenly mixed (nginx's smooth weighted round robin)."""
+        total = 0.0
+        for backend in candidates:
+            share = self._share(backend)
+            backend.credit += share
+            total += share
+        picked = max(reversed(candidates), key=lambda backend: backend.credit)
+        picked.credit -= total
+        return picked
 
 
 def _retry_seconds(failures: int) -> float:
     return min(FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 16), LAST_RETRY_SECONDS)
 
 
-def _weight(name: str, client_address: str) -> bytes:
-    """Rendezvous hashing: the highest weight wins, so a lost backend moves its own viewers and no others."""
-    return hashlib.blake2b(f"{name}\n{client_address}".encode(), digest_size=8).digest()
+def _claim(name: str, client_address: str, share: float) -> float:
+    """Weighted rendezvous hashing: the highest claim wins.
+
+    A backend that is lost moves its own viewers and no others; one whose share grows only ever gains addresses.
+    """
+    digest = hashlib.blake2b(f"{name}\n{client_address}".encode(), digest_size=8).digest()
+    uniform = ((int.from_bytes(digest) >> 12) + 0.5) / 2.0**52  # never 0, never 1
+    return -share / math.log(uniform)
