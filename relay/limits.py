@@ -29,6 +29,7 @@ class Limits:
     stream_wait_seconds: float = _bound(30, "s", "a viewer waits for a stream that is not there yet")
     viewer_skip_seconds: float = _bound(10, "s of media", "a viewer this far behind skips to the newest join point")
     viewer_close_seconds: float = _bound(30, "s", "a viewer that takes no byte for this long is closed")
+    replay_bytes: int = _bound(64 << 10, "bytes", "kept of each direction of a viewer's first words, to repeat them")
     splice_idle_seconds: float = _bound(120, "s", "a spliced pair with no byte either way (HAProxy timeout tunnel)")
     # the wire
     message_bytes: int = _bound(8 << 20, "bytes", "one audio or video message (MediaMTX 10 MiB)")

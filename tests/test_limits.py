@@ -47,6 +47,7 @@ TESTS: dict[str, str] = {
     "handshaking_connections": f"{ADMISSION}.test_handshaking_connections",
     "proxy_header_bytes": "tests.net.test_proxy.ReadingTests.test_header_over_the_limit_is_refused_by_its_length_alone",
     "splice_idle_seconds": "tests.net.test_splice.PairCases.test_silent_pair_is_closed_when_its_time_is_over",
+    "replay_bytes": "tests.net.test_recording.RecordingTests.test_replay_bytes",
     "tracks": "tests.log.test_headers.UpdateTests.test_more_tracks_than_the_limit_are_not_kept",
     "header_bytes": "tests.log.test_headers.UpdateTests.test_header_that_is_too_large_is_not_kept",
     "streams": "tests.net.test_streams.HubTests.test_streams",

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from relay.limits import Limits
 from relay.net.legs import can_half_close, unacknowledged
+from relay.net.recording import Recording, ReplayDiverged
 from relay.net.splice import SpliceOwner
 
 
@@ -53,7 +54,14 @@ class CopyPair:
     """
 
     def __init__(
-        self, viewer: ITransport, backend: ITransport, owner: SpliceOwner, *, limits: Limits, now: float
+        self,
+        viewer: ITransport,
+        backend: ITransport,
+        owner: SpliceOwner,
+        *,
+        limits: Limits,
+        now: float,
+        recording: Recording | None = None,
     ) -> None:
         self.to_viewer = 0
         self.to_backend = 0
@@ -62,6 +70,7 @@ class CopyPair:
         self.is_over = False
         self.has_viewer_ended = False
         self._owner = owner
+        self._recording = recording
         self._limits = limits
         self._is_finishing = False
         self._progress: int | None = None
@@ -70,10 +79,11 @@ class CopyPair:
         self._backend: Any = None
         self.attach_backend(backend)
 
-    def attach_backend(self, backend: ITransport) -> None:
+    def attach_backend(self, backend: ITransport, is_replay: bool = False) -> None:
         self.detach_backend()
         self._backend = backend
-        self.attached_at = self.to_viewer
+        if not is_replay:
+            self.attached_at = self.to_viewer
         self._viewer.registerProducer(_Source(backend), True)
         self._backend.registerProducer(_Source(self._viewer), True)
         self._viewer.resumeProducing()
@@ -87,12 +97,29 @@ class CopyPair:
             backend.abortConnection()
 
     def received(self, transport: ITransport, data: bytes) -> None:
+        if self._recording is not None:
+            try:
+                data = self._pass_through(transport, data)
+            except ReplayDiverged as why:
+                self._owner.replay_diverged(self, why)
+                self.finish("replay_diverged")
+                return
         if transport is self._backend:
             self.to_viewer += len(data)
             self._viewer.write(data)
         elif transport is self._viewer and self._backend is not None:
             self.to_backend += len(data)
             self._backend.write(data)
+
+    def _pass_through(self, transport: ITransport, data: bytes) -> bytes:
+        assert self._recording is not None
+        if transport is self._viewer:
+            data = self._recording.heard(data)
+        elif transport is self._backend:
+            data = self._recording.said(data)
+        if self._recording.is_over:
+            self._recording = None
+        return data
 
     def read_ended(self, transport: ITransport) -> None:
         if transport is self._backend:

@@ -15,6 +15,7 @@ from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.copying import CopyPair
 from relay.net.legs import can_splice
 from relay.net.pipes import PipePool
+from relay.net.recording import Recording, ReplayDiverged
 from relay.net.splice import JoinedPair, SpliceOwner, SplicePair
 
 SWEEPS_PER_CLOSE = 5  # so a limit is kept to within a fifth of close_seconds: 1 s
@@ -60,7 +61,9 @@ class Splicer:
         """By all pairs, those that are over included."""
         return self._closed_bytes[1] + sum(pair.to_backend for pair in self.pairs)
 
-    def join(self, viewer: ITransport, backend: ITransport, owner: SpliceOwner) -> JoinedPair:
+    def join(
+        self, viewer: ITransport, backend: ITransport, owner: SpliceOwner, recording: Recording | None = None
+    ) -> JoinedPair:
         """Make a pair of two connected transports.  It is open until the owner's ``splice_ended``."""
         now = self._clock.seconds()
         watched = _Watched(self, owner)
@@ -74,10 +77,11 @@ class Splicer:
                 limits=self._limits,
                 pipes=self.pipes,
                 now=now,
+                recording=recording,
                 read_low_water=self._read_low_water,
             )
         else:
-            pair = CopyPair(viewer, backend, watched, limits=self._limits, now=now)
+            pair = CopyPair(viewer, backend, watched, limits=self._limits, now=now, recording=recording)
         self.pairs.add(pair)
         if self._sweeping is None:
             self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
@@ -114,6 +118,9 @@ class _Watched:
 
     def backend_lost(self, pair: JoinedPair, reason: str) -> None:
         self._owner.backend_lost(pair, reason)
+
+    def replay_diverged(self, pair: JoinedPair, why: ReplayDiverged) -> None:
+        self._owner.replay_diverged(pair, why)
 
     def splice_ended(self, pair: JoinedPair, outcome: str) -> None:
         self._splicer.pair_ended(pair)

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.net.pipes import Pipe, PipePool
+from relay.net.recording import ReplayDiverged
 
 # One splice moves at most this much: what a default pipe holds in single pages.  A larger pipe was slower (18 against
 # 21 Gbit/s for 1 MiB), and this bounds what a stuck viewer keeps.
@@ -29,6 +30,7 @@ SPLICE_BYTES = 64 << 10
 # a live viewer's 12 kB (1 Mbit/s at a rhythm of 100 ms) never costs a call that only finds an empty socket.
 GREEDY_BYTES = 32 << 10
 ROUNDS = 8
+TAPPED_BYTES = 16 << 10  # one read of bytes that pass through Python; an empty pipe takes it whole
 
 _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 # tcpi_state, the first byte of TCP_INFO, after the peer's FIN or reset (linux/tcp_states.h)
@@ -52,6 +54,12 @@ class Pair(Protocol):
 
     def settle(self) -> None:
         """A flow passed its FIN on."""
+
+    def tapped(self) -> None:
+        """Bytes have passed through a flow's tap."""
+
+    def diverged(self, why: ReplayDiverged) -> None:
+        """The backend does not repeat what the one before it said."""
 
     def abort(self, outcome: str) -> None:
         """End at once."""
@@ -203,9 +211,12 @@ class Leg:
 
 
 class Flow:
-    """One direction.  ``source`` or ``sink`` is ``None`` while there is no backend."""
+    """One direction.  ``source`` or ``sink`` is ``None`` while there is no backend.
 
-    __slots__ = ("held", "is_ended", "is_source_done", "moved", "pair", "pipe", "pipes", "sink", "source")
+    While there is a ``tap``, bytes pass through it, in Python; it says what goes on.
+    """
+
+    __slots__ = ("held", "is_ended", "is_source_done", "moved", "pair", "pipe", "pipes", "sink", "source", "tap")
 
     def __init__(self, pair: Pair, pipes: PipePool) -> None:
         self.pair = pair
@@ -217,13 +228,14 @@ class Flow:
         self.moved = 0
         self.is_source_done = False  # its peer sends no more
         self.is_ended = False  # and the sink is to be told, or was
+        self.tap: Callable[[bytes], bytes] | None = None
 
     def pump(self) -> None:
         """The source is readable, and the pipe is empty.  THE HOT PATH."""
         source, sink = self.source, self.sink
         assert source is not None
-        if sink is None:
-            self._discard(source)
+        if sink is None or self.tap is not None:
+            self._copy(source, sink)
             return
         try:
             pipe = self.pipes.take()
@@ -301,11 +313,47 @@ class Flow:
             self.pipes.drop(self.pipe)
         self.pipe, self.held = None, 0
 
-    def _discard(self, source: Leg) -> None:
+    def _copy(self, source: Leg, sink: Leg | None) -> None:
+        """As :meth:`pump`, for the first bytes of a connection, and for a viewer that has no backend."""
         try:
-            if not source.transport.getHandle().recv(SPLICE_BYTES):
-                self.pair.source_ended(self)
+            data = source.transport.getHandle().recv(TAPPED_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             self.pair.source_failed(self, error.errno)
+            return
+        if not data:
+            self.pair.source_ended(self)
+            return
+        if self.tap is not None:
+            try:
+                data = self.tap(data)
+            except ReplayDiverged as why:
+                self.pair.diverged(why)
+                return
+            self.pair.tapped()
+        if sink is not None and data:
+            self._send(source, sink, data)
+
+    def _send(self, source: Leg, sink: Leg, data: bytes) -> None:
+        try:
+            sent = sink.transport.getHandle().send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.pair.sink_failed(self, error.errno)
+            return
+        self.moved += sent
+        if sent == len(data):
+            return
+        try:
+            self.pipe = self.pipes.take()
+        except OSError:
+            self.pair.abort("no_pipe")
+            return
+        self.held = os.write(self.pipe[1], data[sent:])
+        if self.held < len(data) - sent:  # a user with very many pipes gets small ones
+            self.pair.abort("no_pipe")
+            return
+        source.watch_reading(False)
+        sink.watch_writing(True)

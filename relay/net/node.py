@@ -20,11 +20,12 @@ from twisted.logger import Logger
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.names import StreamName
 from relay.net.control import ControlServer
+from relay.net.draining import Drain
 from relay.net.http_flv import HttpFlvProtocol
 from relay.net.identity import NodeIdentity
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.listening import ListeningService
-from relay.net.proxy import TLV_BALANCER, TLV_RESUME, ProxyHeader, is_authentic
+from relay.net.proxy import TLV_BALANCER, TLV_RESUME, TLV_SEED, ProxyHeader, is_authentic
 from relay.net.resuming import ResumedProtocol
 from relay.net.rtmp_client import ClientSettings, neighbour_limits
 from relay.net.rtmp_server import RtmpServerProtocol
@@ -42,6 +43,8 @@ class NodeSettings:
     trusted: Sequence[Network] = LOOPBACK
     merge_seconds: float = 0.1
     allow_origin: str = "*"
+    drain_seconds: float = 0.0
+    """How long a stop waits at most for those who can go elsewhere."""
 
 
 class Node(MultiService):
@@ -65,6 +68,7 @@ class Node(MultiService):
         self.outcomes: Counter[str] = Counter()
         self.hub = Hub(clock, settings.limits, settings.merge_seconds)
         self.control = ControlServer(self.hub)
+        self.drain = Drain(self, clock)
         self.ports = PortFactory(
             make_rtmp=lambda peer: RtmpServerProtocol(self, peer),
             make_http=lambda peer: HttpFlvProtocol(self, peer),
@@ -77,6 +81,7 @@ class Node(MultiService):
             ),
             make_resumed=self._make_resumed,
             announce=self._announce,
+            disown=self._disown,
         )
         self._listeners: list[ListeningService] = []
         timer = TimerService(1.0, self._check_always)
@@ -98,10 +103,24 @@ class Node(MultiService):
         return None if point is None else ResumedProtocol(self, peer, ResumePoint.from_bytes(point))
 
     def _announce(self, protocol: Any, header: ProxyHeader) -> None:
-        """A balancer's session: tell it which bytes it carries."""
+        """A balancer's session: say what another node would say, and tell it which bytes they are."""
+        seed = header.tlvs.get(TLV_SEED)
+        if seed and isinstance(protocol, RtmpServerProtocol):
+            protocol.seed(seed)
+        feed = self._feed(header)
+        if feed is not None:
+            protocol.feed = feed
+
+    def _feed(self, header: ProxyHeader) -> SessionFeed | None:
         balancer = header.tlvs.get(TLV_BALANCER)
-        if balancer is not None and header.session_id is not None:
-            protocol.feed = SessionFeed(self.control, balancer.decode("latin-1"), header.session_id.hex())
+        if balancer is None or header.session_id is None:
+            return None
+        return SessionFeed(self.control, balancer.decode("latin-1"), header.session_id.hex())
+
+    def _disown(self, header: ProxyHeader) -> Deferred[None] | None:
+        """A balancer's session that ends here before it has begun is not to be tried elsewhere."""
+        feed = self._feed(header)
+        return None if feed is None else feed.over()
 
     @property
     def upstream_settings(self) -> ClientSettings:
@@ -122,8 +141,17 @@ class Node(MultiService):
         raise PublishRefused("NetStream.Publish.Denied", f"{self.identity.name} is no origin: publish there")
 
     def health(self) -> tuple[str, list[str]]:
-        """("normal" | "degraded" | "down", reasons)."""
+        """("normal" | "degraded" | "down", reasons), whether it drains or not."""
         return "normal", []
+
+    def shown_health(self) -> tuple[str, list[str]]:
+        """For checks: one that drains is not to be sent anybody."""
+        state, why = self.health()
+        return ("down", [f"draining: {self.drain.why}", *why]) if self.drain.why else (state, why)
+
+    def told_health(self) -> tuple[str, list[str]]:
+        """For neighbours: one that drains is to be left by those who can."""
+        return ("draining", [self.drain.why]) if self.drain.why else self.health()
 
     def _check_always(self) -> None:
         """A timer that meets an error stops; this one must not."""
@@ -139,19 +167,24 @@ class Node(MultiService):
 
     def tell_health(self) -> None:
         """Let the neighbours know, if it has changed."""
-        self.control.set_health(*self.health())
-
-    def stop_after(self, first: Sequence[Deferred[Any]]) -> Deferred[None]:
-        """Stop listening, wait for what the tier has to end first, then let go of everybody."""
-        self.running = 0
-
-        async def stop() -> None:
-            children = [maybeDeferred(service.stopService) for service in self]
-            await DeferredList([*children, *first], consumeErrors=True)
-            await self.ports.close()
-            self.hub.close()
-
-        return Deferred.fromCoroutine(stop())
+        self.control.set_health(*self.told_health())
 
     def stopService(self) -> Deferred[None]:
-        return self.stop_after([])
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        """Drain, while everything goes on; then stop listening and reading, then let go of everybody."""
+        await self.drain.before_stop(self.settings.drain_seconds)
+        self.running = 0
+        children = [maybeDeferred(service.stopService) for service in self]
+        await DeferredList([*children, *self.stop_reading()], consumeErrors=True)
+        await self.ports.close()
+        self.hub.close()
+        self.release()
+
+    def stop_reading(self) -> Sequence[Deferred[Any]]:
+        """Stop whatever feeds the streams; each fires when that is done."""
+        return []
+
+    def release(self) -> None:
+        """Everybody is gone: let go of what the tier holds."""

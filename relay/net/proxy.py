@@ -51,6 +51,7 @@ TLV_SESSION_ID = 0xE0  # 0xE0-0xEF are left to applications (PP2_TYPE_MIN_CUSTOM
 TLV_PROOF = 0xE1
 TLV_BALANCER = 0xE2  # the name of the balancer, as its control connection says it
 TLV_RESUME = 0xE3  # where an interrupted session goes on (relay.net.sessions.ResumePoint)
+TLV_SEED = 0xE4  # what the handshake's random bytes are made from, so that another node can say them again
 SESSION_ID_BYTES = 16
 _PROOF_BYTES = 32
 _PROOF_HEAD = struct.pack("!BH", TLV_PROOF, _PROOF_BYTES)

@@ -38,7 +38,7 @@ from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeo
 from relay.net.streams import Hub, LiveStream, StreamNotFound
 from relay.net.viewer import Form, RtmpForm, Viewer
 from relay.rtmp import events
-from relay.rtmp.handshake import NONCE_BYTES
+from relay.rtmp.handshake import NONCE_BYTES, nonce_from
 from relay.rtmp.messages import MEDIA_MESSAGE_STREAM_ID
 from relay.rtmp.server import ServerSession
 
@@ -87,6 +87,10 @@ class RtmpServerProtocol(TwistedProtocol):
         self._outcome = ""
         self._heard_at = 0.0
         self._is_neighbour = False
+
+    def seed(self, seed: bytes) -> None:
+        """Make the handshake's random bytes from this, before the connection is made."""
+        self.session = ServerSession(self.node.limits, nonce_from(seed))
 
     # Twisted's side
 

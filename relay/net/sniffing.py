@@ -47,6 +47,7 @@ class PortFactory(Factory):
         trusted: who may send PROXY headers.
         make_resumed: a protocol for a header that says where a session goes on; None if it does not.
         announce: told of the protocol that speaks after a PROXY header.
+        disown: told that nobody will; the connection is closed when what it gives has fired.
         is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
     """
 
@@ -64,6 +65,7 @@ class PortFactory(Factory):
         is_authentic: Callable[[ProxyHeader], bool] = lambda header: False,
         make_resumed: Callable[[str, ProxyHeader], Protocol | None] = lambda peer, header: None,
         announce: Callable[[Protocol, ProxyHeader], None] = lambda protocol, header: None,
+        disown: Callable[[ProxyHeader], Deferred[None] | None] = lambda header: None,
     ) -> None:
         self.make_rtmp = make_rtmp
         self.make_http = make_http
@@ -73,6 +75,7 @@ class PortFactory(Factory):
         self.is_authentic = is_authentic
         self.make_resumed = make_resumed
         self.announce = announce
+        self.disown = disown
         self.connections: set[SniffingProtocol] = set()
         self.undecided = 0
         self._when_empty: list[Deferred[None]] = []
@@ -144,6 +147,7 @@ class SniffingProtocol(Protocol):
         self._proxy: ProxyReader | None = None
         self._header: ProxyHeader | None = None
         self._unread = b""
+        self._is_refused = False
         self._deadline: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -155,6 +159,8 @@ class SniffingProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._inner is not None:
             self._inner.dataReceived(data)
+        elif self._is_refused:
+            return
         elif self._proxy is not None:
             self._read_proxy(data)
         else:
@@ -165,6 +171,11 @@ class SniffingProtocol(Protocol):
         if self._inner is not None:
             self._inner.connectionLost(reason)
         self.ports.gone(self, self._host)  # last: a node that stops takes it that nothing more happens
+
+    @property
+    def speaker(self) -> Protocol | None:
+        """What speaks here, once it is known."""
+        return self._inner
 
     def lose(self) -> None:
         """Let go of the peer when it has what was written."""
@@ -250,7 +261,12 @@ class SniffingProtocol(Protocol):
     def _refuse(self, outcome: str) -> None:
         self.ports.outcomes[outcome] += 1
         self._decided()
-        self.transport.abortConnection()
+        self._is_refused = True
+        told = None if self._header is None else self.ports.disown(self._header)
+        if told is None:
+            self.transport.abortConnection()
+        else:
+            told.addBoth(lambda _: self.transport.abortConnection())
 
     def _restart_deadline(self, seconds: float) -> None:
         if self._deadline is not None:

@@ -43,6 +43,7 @@ from twisted.internet.interfaces import ITransport
 from relay.limits import Limits
 from relay.net.legs import Flow, Leg, has_peer_ended, unacknowledged
 from relay.net.pipes import PipePool
+from relay.net.recording import Recording, ReplayDiverged
 
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
@@ -52,6 +53,9 @@ class SpliceOwner(Protocol):
 
     def backend_lost(self, pair: JoinedPair, reason: str) -> None:
         """The backend sends no more.  Call ``pair.finish(reason)``, or find another backend."""
+
+    def replay_diverged(self, pair: JoinedPair, why: ReplayDiverged) -> None:
+        """The backend does not repeat what the one before it said.  The pair finishes."""
 
     def splice_ended(self, pair: JoinedPair, outcome: str) -> None:
         """Both transports are being closed.  Called once."""
@@ -88,8 +92,8 @@ class JoinedPair(Protocol):
     def lost(self, transport: ITransport) -> None:
         """The connection is lost."""
 
-    def attach_backend(self, backend: ITransport) -> None:
-        """Join another backend; the one before is gone or is let go."""
+    def attach_backend(self, backend: ITransport, is_replay: bool = False) -> None:
+        """Join another backend; the one before is gone or is let go.  A replay counts from the first byte again."""
 
     def detach_backend(self) -> None:
         """Let the backend go, with a reset."""
@@ -112,6 +116,7 @@ class SplicePair:
             Their protocols must tell the pair when they lose the connection (:meth:`lost`).
         reactor: whose epoll watches the sockets.
         now: the clock that :meth:`check` is called with.
+        recording: what the first bytes pass through, both ways, until it is over.
         read_low_water: ``SO_RCVLOWAT`` of the backend's socket.  Over 1 it saves wake-ups, and holds back what is less:
             only for a backend that says nothing short that anyone waits for.
     """
@@ -126,6 +131,7 @@ class SplicePair:
         limits: Limits,
         pipes: PipePool,
         now: float,
+        recording: Recording | None = None,
         read_low_water: int = 1,
     ) -> None:
         self.attached_at = 0
@@ -137,6 +143,9 @@ class SplicePair:
         self._read_low_water = read_low_water
         self._down = Flow(self, pipes)  # backend to viewer
         self._up = Flow(self, pipes)  # viewer to backend
+        self._recording = recording
+        if recording is not None and not recording.is_over:
+            self._up.tap, self._down.tap = recording.heard, recording.said
         self._is_finishing = False
         self._finish_by: float | None = None
         self._progress: int | None = None
@@ -165,10 +174,12 @@ class SplicePair:
 
     # the owner's side
 
-    def attach_backend(self, backend: ITransport) -> None:
+    def attach_backend(self, backend: ITransport, is_replay: bool = False) -> None:
         """Join another backend.  Bytes of the last one still in a pipe are forgotten: F tells where to go on."""
         self.detach_backend()
-        self.attached_at = self.to_viewer
+        self._viewer.watch_reading(False)  # until the backend is ready to hear it
+        if not is_replay:
+            self.attached_at = self.to_viewer
         self._down.is_source_done = False
         self._backend = Leg(self, backend, reactor=self._reactor, incoming=self._down, outgoing=self._up)
         if self._read_low_water > 1:
@@ -240,6 +251,14 @@ class SplicePair:
             self.source_failed(self._down, errno.ECONNRESET)
 
     # the flows' side
+
+    def tapped(self) -> None:
+        if self._recording is not None and self._recording.is_over:
+            self._recording = self._up.tap = self._down.tap = None
+
+    def diverged(self, why: ReplayDiverged) -> None:
+        self._owner.replay_diverged(self, why)
+        self.finish("replay_diverged")
 
     def leg_ready(self) -> None:
         backend = self._backend

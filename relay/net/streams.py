@@ -161,6 +161,11 @@ class Hub:
     def __iter__(self) -> Iterator[LiveStream]:
         return iter(list(self._streams.values()))
 
+    @property
+    def waiting(self) -> int:
+        """How many readers wait for a stream that is not there yet."""
+        return sum(map(len, self._waiting.values()))
+
     def get(self, name: StreamName) -> LiveStream | None:
         """The stream, if it is known here."""
         return self._streams.get(name)

@@ -28,7 +28,8 @@ from zope.interface import implementer
 from relay.net.backends import Backend
 from relay.net.holding import DepartureWatch
 from relay.net.legs import can_half_close
-from relay.net.proxy import TLV_BALANCER, TLV_RESUME, ProxyAddress, make_header
+from relay.net.proxy import TLV_BALANCER, TLV_RESUME, TLV_SEED, ProxyAddress, make_header
+from relay.net.recording import Recording, ReplayDiverged
 from relay.net.sessions import ResumePoint, SessionLedger, byte_count
 from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from relay.net.balancing import BalancerFactory
 
 MAX_MOVES_IN_VAIN = 4  # backends that end a resumed session without having sent a byte of it
+MAX_REPLAYS = 1  # of one handshake: words that kill a node are not to kill them all
 
 
 @implementer(IHalfCloseableProtocol)
@@ -105,7 +107,12 @@ class ViewerConnection(LegProtocol):
 
     def __init__(self, balancer: BalancerFactory, host: str) -> None:
         self.host = host
-        self.session_id = balancer.make_session_id()
+        self.session_id = b""  # of the present backend connection
+        self._seed = balancer.make_session_id()
+        self._recording = Recording(balancer.limits.replay_bytes)
+        if not balancer.options.name:
+            self._recording.end()  # nobody will say when a session begins, or that it is over
+        self._replays = 0
         self._balancer = balancer
         self._backend: Backend[IStreamClientEndpoint] | None = None
         self._search: Deferred[None] | None = None
@@ -150,23 +157,58 @@ class ViewerConnection(LegProtocol):
         lost = self._backend
         if lost is None:
             return  # it is on the move already: a death is seen twice
+        if self._is_over or pair.has_viewer_ended:
+            pair.finish(reason)
+            return
         received = pair.to_viewer - pair.attached_at
-        point = None if self._is_over or pair.has_viewer_ended else self._ledger.resume_point(received)
         self._moves_in_vain = 0 if received else self._moves_in_vain + 1
-        if point is None or self._moves_in_vain > MAX_MOVES_IN_VAIN:
-            if self._is_session and not self._is_over and not pair.has_viewer_ended:
+        point = self._resume_point(received)
+        can_go_on = point is not None or (self._recording.is_whole and self._replays < MAX_REPLAYS)
+        if not can_go_on or self._moves_in_vain > MAX_MOVES_IN_VAIN:
+            if self._is_session or self._recording.is_whole:
                 self._balancer.sessions_cut += 1
             pair.finish(reason)
             return
-        self._leave_backend()
-        pair.detach_backend()
-        self._balancer.sessions_moved += 1
-        self._balancer.moves.add(lambda: self._resume(point, lost))
+        self._move(point, lost)
 
     def aggregator_lost(self, backend: Backend[IStreamClientEndpoint]) -> None:
         """The control connection says so, which is sooner than the data connection if it hangs."""
         if self._backend is backend and self.pair is not None and self._outcome is None:
             self.backend_lost(self.pair, "backend_dead")
+
+    def move_on(self, backend: Backend[IStreamClientEndpoint]) -> bool:
+        """Leave a backend that is well, if it is known exactly where to go on.
+
+        False: not now (it is in its handshake, or between two runs, or behind a checkpoint): ask again a little later.
+        The event that would tell is a count of bytes which moves in the hot path, and tells nobody.
+        """
+        pair = self.pair
+        if self._backend is not backend or pair is None or self._outcome is not None or pair.is_over:
+            return True
+        if self._is_over or pair.has_viewer_ended:
+            return True
+        point = self._resume_point(pair.to_viewer - pair.attached_at)
+        if point is None:
+            return False
+        self._move(point, backend)
+        return True
+
+    def replay_diverged(self, pair: Any, why: ReplayDiverged) -> None:
+        self._balancer.sessions_cut += 1
+        self._balancer.log.warn(
+            "{host}: its handshake can't be repeated elsewhere: {why}", host=self.host, why=str(why)
+        )
+
+    def _resume_point(self, received: int) -> ResumePoint | None:
+        """Where to go on with one that has ``received`` bytes of the present backend connection."""
+        return None if self._recording.is_repeating else self._ledger.resume_point(received)
+
+    def _move(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint]) -> None:
+        """Go on elsewhere when it is this viewer's turn: at ``point``, or from the first byte again."""
+        self._leave_backend()
+        self.pair.detach_backend()
+        self._balancer.sessions_moved += 1
+        self._balancer.moves.add(lambda: self._resume(point, lost))
 
     def said(self, backend: str, name: str, values: list[Any]) -> None:
         """The aggregator says something of this session (:mod:`relay.net.sessions`).
@@ -185,13 +227,14 @@ class ViewerConnection(LegProtocol):
         else:
             self._ledger.checkpoint(at, ResumePoint.from_values(values[1:]))
             self._is_session = True
+            self._recording.end()
 
     def splice_ended(self, pair: Any, outcome: str) -> None:
         self._outcome = self._outcome or outcome
 
     # the search
 
-    def _resume(self, point: ResumePoint, lost: Backend[IStreamClientEndpoint]) -> None:
+    def _resume(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint]) -> None:
         if self._outcome is None:
             self._search = Deferred.fromCoroutine(self._find_backend(point, lost))
             self._search.addErrback(self._search_failed)
@@ -245,7 +288,9 @@ class ViewerConnection(LegProtocol):
         balancer = self._balancer
         self.session_id = balancer.new_session_id(self)
         source, destination = (_proxy_address(end) for end in (self.transport.getPeer(), self.transport.getHost()))
-        tlvs = {TLV_BALANCER: balancer.options.name.encode()} if balancer.options.name else {}
+        tlvs = {TLV_SEED: self._seed}
+        if balancer.options.name:
+            tlvs[TLV_BALANCER] = balancer.options.name.encode()
         if point is not None:
             tlvs[TLV_RESUME] = point.to_bytes()
         return make_header(source, destination, self.session_id, balancer.options.secret, tlvs)
@@ -256,12 +301,22 @@ class ViewerConnection(LegProtocol):
         self._stop_watching()
         self._backend = backend
         backend.viewers += 1
-        if point is None:
-            self.join(self._balancer.splicer.join(self.transport, connection.transport, self))
+        if self.pair is None:
+            self.join(self._balancer.splicer.join(self.transport, connection.transport, self, self._recording))
+        elif point is None:
+            self._replay(connection)
         else:
             self._ledger.attach(point)
             self.pair.attach_backend(connection.transport)
         connection.join(self.pair)
+
+    def _replay(self, connection: BackendConnection) -> None:
+        """Say to another backend what the viewer has said; what it answers is compared with what the viewer has."""
+        self._replays += 1
+        self._ledger = SessionLedger()
+        self._recording.repeat(self.pair.to_viewer - self.pair.attached_at)
+        connection.transport.write(bytes(self._recording.from_viewer))
+        self.pair.attach_backend(connection.transport, is_replay=True)
 
     def _leave_backend(self) -> None:
         backend, self._backend = self._backend, None

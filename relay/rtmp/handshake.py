@@ -10,6 +10,7 @@ As client we may offer the digest, which some servers want before they send H.26
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from relay.errors import LocalProtocolError, RemoteProtocolError
@@ -17,6 +18,12 @@ from relay.errors import LocalProtocolError, RemoteProtocolError
 VERSION = 3
 HANDSHAKE_BYTES = 1536
 NONCE_BYTES = HANDSHAKE_BYTES - 8
+
+
+def nonce_from(seed: bytes) -> bytes:
+    """A nonce that another node can make again.  It is as unpredictable as the seed."""
+    return hashlib.shake_256(seed).digest(NONCE_BYTES)
+
 
 _DIGEST_BYTES = 32
 _PLAYER_KEY = b"Genuine Adobe Flash Player 001"

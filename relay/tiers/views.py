@@ -84,6 +84,12 @@ class MediaNodeView:
 
     def _metrics(self) -> Iterator[Metric]:
         yield Metric(name="connections_closed", help=OUTCOMES, values=self._node.outcomes, label="outcome")
+        yield Metric(
+            name="viewers_waiting",
+            help="Viewers that wait for a stream which is not there yet.",
+            values={"": self._node.hub.waiting},
+            is_counter=False,
+        )
         streams = list(self._node.hub)
         yield Metric(
             name="reader_skips",

@@ -11,13 +11,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from relay.flv.tags import TagReader
 from relay.limits import DEFAULT_LIMITS
 from relay.rtmp.messages import MediaMessage
 from tests.clients import Watcher, frames, is_run, looped, publish, read_clip, watch
-from tests.cluster import ClusterTestCase, Node, until
+from tests.cluster import DEADLINE_SECONDS, POLL_SECONDS, ClusterTestCase, Node, until
 
 pytestmark = pytest.mark.net
 
@@ -120,6 +121,28 @@ class SessionTests(ClusterTestCase):
         await self._go_on(viewers)
         await self._check(viewers)
 
+    async def test_aggregator_is_killed_while_viewers_are_in_their_handshake(self) -> None:
+        """They have spoken, and wait for a stream that is not there yet: they are repeated at the other one."""
+        name = f"{STREAM}2"
+        viewers: list[Any] = []
+        for _ in range(3):
+            viewers.append(await watch(self, self.balancer, name))
+            viewers.append(await self._watch_flv(self.balancer, name))
+        for node in (self.agg1, self.agg2):
+            await self._has_waiting(node, len(viewers) // 2)
+        await self.agg1.kill()
+        await self._has_waiting(self.agg2, len(viewers))
+        await publish(self, self.origin, name, looped(self.clip))
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+    async def _has_waiting(self, node: Node, count: int) -> None:
+        for _ in range(round(DEADLINE_SECONDS / POLL_SECONDS)):
+            if await node.metric("relay_viewers_waiting") == count:
+                return
+            await deferLater(reactor, POLL_SECONDS)
+        self.fail(f"not {count} viewers wait at {node.name}")
+
     async def _viewers(self) -> list[Any]:
         """Three over RTMP and three over HTTP-FLV, dealt to both aggregators."""
         viewers: list[Any] = []
@@ -129,8 +152,8 @@ class SessionTests(ClusterTestCase):
         await self._go_on(viewers)
         return viewers
 
-    async def _watch_flv(self, node: Node) -> FlvWatcher:
-        watcher = FlvWatcher(node.flv(STREAM))
+    async def _watch_flv(self, node: Node, name: str = STREAM) -> FlvWatcher:
+        watcher = FlvWatcher(node.flv(name))
         parts = urlsplit(watcher.url)
         await connectProtocol(HostnameEndpoint(reactor, parts.hostname, parts.port), watcher)
         self.addCleanup(lambda: Deferred.fromCoroutine(watcher.close()))

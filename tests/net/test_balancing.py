@@ -21,7 +21,9 @@ from zope.interface import implementer
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.backends import Backend, BackendPool, BackendState
 from relay.net.balancing import BalancerFactory, BalancingOptions
-from relay.net.proxy import ProxyReader, is_authentic
+from relay.net.joining import Splicer
+from relay.net.legs import can_splice
+from relay.net.proxy import TLV_RESUME, TLV_SEED, ProxyReader, is_authentic
 from tests.net.peers import Listener, Peer, eventually, open_descriptors
 
 SECRET = b"0123456789abcdef"
@@ -425,6 +427,127 @@ class AdmissionTests(BalancerTestCase):
         await eventually(lambda: len(self.factory.viewers) == 1)
         self.watch()
         await self.serve("two")
+
+
+class ReplayTests(BalancerTestCase):
+    """The first backend dies before it has said what its bytes are: the second one is told the same, and is believed
+    only as far as it says the same."""
+
+    options = BalancingOptions(secret=SECRET, name="lb")
+    limits = Limits(replay_bytes=64)
+    can_splice = staticmethod(can_splice)
+
+    async def start(self, *backends, **more):
+        await super().start(*backends, **more)
+        self.factory.splicer = Splicer(self.reactor, self.limits, clock=self.clock, can_splice=self.can_splice)
+        self.viewer = self.watch()
+        await self.viewer.send(b"C0C1")
+        self.first_header, self.first = await self.serve("two")
+        self.assertEqual(b"C0C1", await self.first.read(4))
+
+    async def die(self, backend):
+        """A move waits for its turn on the test's clock."""
+        backend.reset()
+        await eventually(lambda: len(self.factory.moves) or not self.factory.viewers)
+        self.clock.advance(0.01)
+
+    async def test_second_backend_is_told_the_same_and_goes_on(self):
+        """With the seed that makes it answer alike; what the viewer has is not sent twice."""
+        await self.start()
+        await self.first.send(b"S0S1")
+        self.assertEqual(b"S0S1", await self.viewer.read(4))
+        await self.die(self.first)
+        await self.viewer.send(b"C2")
+        header, second = await self.serve("one")
+        self.assertEqual(b"C0C1C2", await second.read(6))
+        await second.send(b"S0")
+        await second.send(b"S1S2")
+        self.assertEqual(b"S2", await self.viewer.read(2))
+        await self.viewer.send(b"connect")
+        self.assertEqual(b"connect", await second.read(7))
+        self.assertEqual(self.first_header.tlvs[TLV_SEED], header.tlvs[TLV_SEED])
+        self.assertNotEqual(self.first_header.session_id, header.session_id)
+        self.assertEqual((1, 0), (self.factory.sessions_moved, self.factory.sessions_cut))
+
+    async def test_what_the_viewer_says_while_it_has_no_backend_is_kept(self):
+        await self.start()
+        self.first.reset()
+        await eventually(lambda: len(self.factory.moves))
+        await self.viewer.send(b"C2")
+        await eventually(lambda: all(viewer._recording.from_viewer == b"C0C1C2" for viewer in self.factory.viewers))
+        self.clock.advance(0.01)
+        _, second = await self.serve("one")
+        self.assertEqual(b"C0C1C2", await second.read(6))
+
+    async def test_backend_that_says_something_else_ends_the_session(self):
+        await self.start()
+        await self.first.send(b"S0S1")
+        self.assertEqual(b"S0S1", await self.viewer.read(4))
+        await self.die(self.first)
+        _, second = await self.serve("one")
+        await second.send(b"S0XX")
+        self.assertEqual((b"", "fin"), (await self.viewer.read_to_end(), self.viewer.end))
+        self.viewer.close()
+        await self.expect_outcomes(replay_diverged=1)
+        self.assertEqual(1, self.factory.sessions_cut)
+
+    async def test_position_that_is_told_before_the_comparison_is_over_is_not_believed(self):
+        """The second backend dies as well, having said where its bytes come from, but not all that the viewer has."""
+        await self.start()
+        await self.first.send(b"S0S1")
+        self.assertEqual(b"S0S1", await self.viewer.read(4))
+        await self.die(self.first)
+        header, second = await self.serve("one")
+        self.factory.session_said("one", "relayCheckpoint", [header.session_id.hex(), 2.0, "rtmp", "live/x", 1.0, 0.0])
+        await second.send(b"S0")
+        second.close()
+        self.assertEqual((b"", "fin"), (await self.viewer.read_to_end(), self.viewer.end))
+        self.assertEqual((1, 1), (self.factory.sessions_moved, self.factory.sessions_cut))
+
+    async def test_words_are_repeated_once(self):
+        """Words that kill a backend are not to kill them all."""
+        await self.start()
+        await self.die(self.first)
+        _, second = await self.serve("one")
+        self.assertEqual(b"C0C1", await second.read(4))
+        second.reset()
+        self.assertEqual((b"", "fin"), (await self.viewer.read_to_end(), self.viewer.end))
+        self.assertEqual((1, 1), (self.factory.sessions_moved, self.factory.sessions_cut))
+
+    async def test_replay_bytes(self):
+        """One who has said more is no longer kept."""
+        await self.start()
+        await self.viewer.send(bytes(61))
+        await self.first.read(61)
+        self.first.reset()
+        self.assertEqual((b"", "fin"), (await self.viewer.read_to_end(), self.viewer.end))
+        self.assertEqual(0, self.factory.sessions_moved)
+
+    async def test_session_that_the_backend_ended_is_not_repeated(self):
+        await self.start()
+        self.factory.session_said("two", "relayOver", [self.first_header.session_id.hex()])
+        self.first.close()
+        self.assertEqual((b"", "fin"), (await self.viewer.read_to_end(), self.viewer.end))
+        self.assertEqual((0, 0), (self.factory.sessions_moved, self.factory.sessions_cut))
+
+    async def test_bytes_are_spliced_once_the_position_is_known(self):
+        """And the session moves by its position from then on."""
+        await self.start()
+        told = [self.first_header.session_id.hex(), 4.0, "rtmp", "live/x", 1.0, 100.0]
+        self.factory.session_said("two", "relayCheckpoint", told)
+        await self.first.send(b"S0S1media")
+        self.assertEqual(b"S0S1media", await self.viewer.read(9))
+        await self.die(self.first)
+        header, second = await self.serve("one")
+        self.assertEqual(b"rtmp live/x 1 105", header.tlvs[TLV_RESUME])
+        await second.send(bytes(1000))
+        self.assertEqual(bytes(1000), await self.viewer.read(1000))
+
+
+class CopiedReplayTests(ReplayTests):
+    """The same where the kernel can't splice."""
+
+    can_splice = staticmethod(lambda transport: False)
 
 
 class TlsTests(BalancerTestCase):

@@ -11,6 +11,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -138,6 +139,20 @@ class SniffingTests(SynchronousTestCase):
         for pieces, expected in self.each(BAD):
             self.assertEqual(expected, self.port.say(pieces))
             self.assertEqual(set(), self.port.factory.connections)
+
+    def test_refusal_behind_a_proxy_header_is_told_before_the_connection_is_closed(self) -> None:
+        """Or the balancer would take it for the death of this node, and bring the same bytes to another."""
+        told: Deferred[None] = Deferred()
+        self.port.factory.disown = lambda header: told
+        transport = self.port.connect()
+        assert transport is not None
+        transport.receive(PROVED)
+        transport.receive(b"\xff")
+        transport.receive(RTMP)  # it is too late for that
+        self.assertEqual(({"bad_first_byte": 1}, []), (dict(self.port.outcomes), self.port.spoken))
+        self.assertFalse(transport.is_aborted)
+        told.callback(None)
+        self.assertTrue(transport.is_aborted)
 
     def test_second_proxy_header_is_no_header(self) -> None:
         """A viewer behind the balancer can't name another address."""
