@@ -26,7 +26,8 @@ from zope.interface import implementer
 from relay.errors import RemoteProtocolError
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.admission import Admission
-from relay.net.backends import BackendPool
+from relay.net.backends import Backend, BackendPool
+from relay.net.departing import Departures
 from relay.net.holding import WaitingRoom
 from relay.net.joining import Splicer
 from relay.net.moving import MoveQueue
@@ -79,6 +80,7 @@ class BalancerFactory(ServerFactory):
         self.viewers: set[ViewerConnection] = set()
         self.outcomes: Counter[str] = Counter()
         self.moves = MoveQueue(self.clock)
+        self.departures = Departures(self.clock, pool, self._viewers_of, self.options.pin)
         self.sessions_moved = 0
         self.sessions_cut = 0  # the aggregator was lost, and where to go on was not known exactly
         self._sessions: dict[bytes, ViewerConnection] = {}
@@ -148,10 +150,14 @@ class BalancerFactory(ServerFactory):
         """End every viewer (the port no longer listens); fires when all are gone."""
         self.waiting.close()
         self.moves.close()
+        self.departures.close()
         for viewer in list(self.viewers):
             viewer.close("stopped")
         self.splicer.close()
         return self.when_empty()
+
+    def _viewers_of(self, backend: Backend[IStreamClientEndpoint]) -> list[ViewerConnection]:
+        return [viewer for viewer in self.viewers if viewer.backend is backend]
 
     def _descriptors(self) -> int:
         """Two a viewer, and two more for each pipe."""

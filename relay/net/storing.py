@@ -6,12 +6,9 @@ when the disk fails.  Called by the tiers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from relay.log.options import LogOptions
@@ -146,10 +143,7 @@ class StoringNode(Node):
         self.hub.remove(name)
         self.logs.forget(name)
 
-    def stop_after(self, first: Sequence[Deferred[Any]]) -> Deferred[None]:
-        return super().stop_after(first).addCallback(lambda _: self._close())
-
-    def _close(self) -> None:
+    def release(self) -> None:
         """The last publishers have left, which starts their streams' ends: no more of that."""
         for ingest in self._ingests.values():
             ingest.close()

@@ -25,7 +25,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relay.net.backends import Backend
+from relay.net.backends import Backend, BackendState
 from relay.net.holding import DepartureWatch
 from relay.net.legs import can_half_close
 from relay.net.proxy import TLV_BALANCER, TLV_RESUME, TLV_SEED, ProxyAddress, make_header
@@ -171,6 +171,11 @@ class ViewerConnection(LegProtocol):
             return
         self._move(point, lost)
 
+    @property
+    def backend(self) -> Backend[IStreamClientEndpoint] | None:
+        """Who serves it now."""
+        return self._backend
+
     def aggregator_lost(self, backend: Backend[IStreamClientEndpoint]) -> None:
         """The control connection says so, which is sooner than the data connection if it hangs."""
         if self._backend is backend and self.pair is not None and self._outcome is None:
@@ -254,6 +259,12 @@ class ViewerConnection(LegProtocol):
                     return
                 tried.append(backend)
                 continue
+            if lost is not None and lost in tried and lost.state is BackendState.DRAINING:
+                tried.remove(lost)  # nobody else is to be had; the one that it has left for its good serves on
+                connection = await self._dial(lost, point)
+                if connection is not None:
+                    self._join(lost, connection, point)
+                    return
             tried.clear()
             hold_until = hold_until or balancer.clock.seconds() + balancer.options.hold_seconds
             await self._wait(hold_until)

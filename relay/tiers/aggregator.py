@@ -18,7 +18,7 @@ from relay.net.gathering import Gatherer
 from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts, ReadMode
-from relay.tiers.options import MediaOptions, client_endpoint, keep_options, positive, run_node, serve
+from relay.tiers.options import DRAIN_SECONDS, MediaOptions, client_endpoint, keep_options, positive, run_node, serve
 from relay.tiers.views import MediaNodeView
 
 Pair = tuple[str, list[tuple[str, IStreamClientEndpoint]]]
@@ -39,6 +39,7 @@ class Options(MediaOptions):
          "How a pair is read: active-standby (the preferred one, then its backup) or merge (both at once)."],
         ["keep-seconds", None, 60.0, "Seconds of each stream kept in memory.", positive("--keep-seconds")],
         ["keep-mbytes", None, 128.0, "Megabytes of each stream kept in memory.", positive("--keep-mbytes")],
+        DRAIN_SECONDS,
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -93,8 +94,8 @@ class Aggregator(Node):
         for gatherer in self.gatherers:
             gatherer.start()
 
-    def stopService(self) -> Deferred[None]:
-        return self.stop_after([gatherer.stop() for gatherer in self.gatherers])
+    def stop_reading(self) -> Sequence[Deferred[Any]]:
+        return [gatherer.stop() for gatherer in self.gatherers]
 
     def health(self) -> tuple[str, list[str]]:
         """Normal when every preferred distributor runs, degraded when a backup serves, down when a pair is lost."""

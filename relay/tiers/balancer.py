@@ -18,12 +18,19 @@ from relay.net.balancing import BalancerFactory, BalancingOptions
 from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.node import NodeSettings
+from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, serve
 from relay.tiers.views import BalancerView
 
+PINNED_DOWN = ("hold", "fall-back")
 NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
-HEALTH_STATES = {"normal": BackendState.UP, "degraded": BackendState.DEGRADED, "down": BackendState.PARTIAL}
+HEALTH_STATES = {
+    "normal": BackendState.UP,
+    "degraded": BackendState.DEGRADED,
+    "down": BackendState.PARTIAL,
+    "draining": BackendState.DRAINING,
+}
 
 
 class Options(NodeOptions):
@@ -39,6 +46,13 @@ class Options(NodeOptions):
     optParameters = [
         ["policy", None, "any", "How to choose among equals: any (in turn), source-hash, least-viewers."],
         ["pin", None, None, "Name of the one aggregator to use."],
+        ["when-pinned-down", None, "hold",
+         "What happens when that one serves nobody: hold (viewers wait, --hold-seconds) or fall-back (to others)."],
+        ["rise-seconds", None, 1.0, "How long an aggregator that was lost must be well before it is given viewers "
+         "again, unless there is no other. Doubled, up to 30, each time that it is lost again within a minute.",
+         not_negative("--rise-seconds")],
+        ["slow-start-seconds", None, 10.0, "How long its share of new viewers then grows, from a tenth to all of it.",
+         not_negative("--slow-start-seconds")],
         ["hold-seconds", None, 10.0,
          "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
     ]  # fmt: skip
@@ -63,6 +77,9 @@ class Options(NodeOptions):
             raise usage.UsageError("at least one --aggregator is required")
         if self["pin"] is not None and self["pin"] not in names:
             raise usage.UsageError(f"--pin {self['pin']!r} is none of {', '.join(names)}")
+        if self["when-pinned-down"] not in PINNED_DOWN:
+            choices = ", ".join(PINNED_DOWN)
+            raise usage.UsageError(f"--when-pinned-down {self['when-pinned-down']!r} is none of {choices}")
         policies = [policy.value for policy in Policy]
         if self["policy"] not in policies:
             raise usage.UsageError(f"--policy {self['policy']!r} is none of {', '.join(policies)}")
@@ -77,6 +94,8 @@ class Balancer(MultiService):
         aggregators: (name, endpoint).
         policy: how to choose among equals.
         options: for viewers.
+        rule: how an aggregator that was lost comes back.
+        falls_back: viewers of a pinned aggregator that serves nobody are given another.
     """
 
     def __init__(
@@ -86,6 +105,9 @@ class Balancer(MultiService):
         aggregators: Sequence[tuple[str, IStreamClientEndpoint]],
         policy: Policy,
         options: BalancingOptions,
+        rule: ReturnRule = AT_ONCE,
+        *,
+        falls_back: bool = False,
     ) -> None:
         super().__init__()
         self.setName(settings.identity.name)
@@ -93,7 +115,7 @@ class Balancer(MultiService):
         self.clock: IReactorTime = reactor
         client = ClientSettings(identity=settings.identity, limits=settings.limits, clock=reactor)
         unknown = [Backend(name, endpoint, BackendState.DOWN, NOT_REACHED) for name, endpoint in aggregators]
-        self.pool = BackendPool(unknown, reactor.seconds, policy)
+        self.pool = BackendPool(unknown, reactor.seconds, policy, rule, falls_back=falls_back)
         self._reached: set[str] = set()
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
         self.links = [
@@ -158,7 +180,10 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     aggregators = [
         (name, client_endpoint(reactor, f"--aggregator {name}", text)) for name, text in options["aggregators"]
     ]
-    balancer = Balancer(settings, reactor, aggregators, Policy(options["policy"]), balancing)
+    rule = ReturnRule(rise_seconds=options["rise-seconds"], slow_start_seconds=options["slow-start-seconds"])
+    falls_back = options["when-pinned-down"] == "fall-back"
+    policy = Policy(options["policy"])
+    balancer = Balancer(settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back)
     view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]))
     return serve(balancer, view, options, reactor)
 

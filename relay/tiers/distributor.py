@@ -21,7 +21,7 @@ from relay.net.node import NodeSettings
 from relay.net.pulling import Pull
 from relay.net.replication import Counts
 from relay.net.storing import StoringNode
-from relay.tiers.options import StoreOptions, client_endpoint, run_node, serve
+from relay.tiers.options import DRAIN_SECONDS, StoreOptions, client_endpoint, run_node, serve
 from relay.tiers.views import MediaNodeView
 
 
@@ -35,6 +35,8 @@ class Options(StoreOptions):
         "pairs that back each other up: give both the same --streams. The first --upstream is preferred. An upstream "
         "that is a plain RTMP server is asked for the streams that --streams names without wildcards."
     )
+
+    optParameters = [DRAIN_SECONDS]
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,8 +92,8 @@ class Distributor(StoringNode):
         super().startService()
         self.gatherer.start()
 
-    def stopService(self) -> Deferred[None]:
-        return self.stop_after([self.gatherer.stop()])
+    def stop_reading(self) -> Sequence[Deferred[Any]]:
+        return [self.gatherer.stop()]
 
     def health(self) -> tuple[str, list[str]]:
         """Normal while an upstream is there and the store takes bytes; down when no upstream is."""

@@ -75,6 +75,14 @@ def keep_options(seconds: float, megabytes: float) -> LogOptions:
     return LogOptions(keep_ms=max(1, int(seconds * 1000)), keep_bytes=max(1, int(megabytes * (1 << 20))))
 
 
+DRAIN_SECONDS = [
+    "drain-seconds", None, 10.0,
+    "At SIGTERM, wait at most so long until viewers and copies have moved elsewhere; 0: don't wait. Who can't move is "
+    "not waited for.", not_negative("--drain-seconds"),
+]  # fmt: skip
+"""For the tiers whose readers can go elsewhere."""
+
+
 class NodeOptions(usage.Options):
     """What every tier takes.  Subclasses set ``tier`` and call ``super().__init__()``."""
 
@@ -173,7 +181,10 @@ class MediaOptions(NodeOptions):
 
     def settings(self) -> NodeSettings:
         return attrs.evolve(
-            super().settings(), merge_seconds=self["merge-ms"] / 1000, allow_origin=self["allow-origin"]
+            super().settings(),
+            merge_seconds=self["merge-ms"] / 1000,
+            allow_origin=self["allow-origin"],
+            drain_seconds=self.get("drain-seconds", 0.0),
         )
 
 

@@ -18,7 +18,7 @@ from relay.errors import ConfigError, NameRefused
 from relay.names import StreamName
 from relay.net.catalogue import CatalogueEntry
 from relay.net.failover import Upstream
-from relay.net.ingest import Publication, SecondPublisher
+from relay.net.ingest import Publication, PublishRefused, SecondPublisher
 from relay.net.node import NodeSettings
 from relay.net.pulling import Pull
 from relay.net.rtmp_server import RtmpServerProtocol
@@ -107,16 +107,22 @@ class Origin(StoringNode):
             self.pulls.append(pull)
             pull.start()
 
-    def stopService(self) -> Deferred[None]:
-        return self.stop_after([pull.stop() for pull in self.pulls])
+    def stop_reading(self) -> Sequence[Deferred[Any]]:
+        return [pull.stop() for pull in self.pulls]
+
+    def told_health(self) -> tuple[str, list[str]]:
+        """An origin that drains takes no new broadcast; those that are here are read to their end."""
+        return self.health()
 
     def publish(self, name: StreamName, publisher: RtmpServerProtocol) -> Publication:
         """An encoder publishes.
 
         Raises:
-            PublishRefused: the name is taken.
+            PublishRefused: the name is taken, or the node drains and this is no broadcast that goes on here.
             LimitExceeded: there are too many streams.
         """
+        if self.drain.why and not self._goes_on(name):
+            raise PublishRefused("NetStream.Publish.Denied", f"{self.identity.name} drains: publish elsewhere")
         publication = self.ingest(name).admit(publisher)
         publisher.log.info("{stream}: {who} publishes", stream=str(name), who=publisher.describe())
         return publication
@@ -125,6 +131,11 @@ class Origin(StoringNode):
         """Normal while the store takes bytes."""
         why = self.storage_problems()
         return ("degraded" if why else "normal"), why
+
+    def _goes_on(self, name: StreamName) -> bool:
+        """Is this broadcast here, and not over?"""
+        stream = self.hub.get(name)
+        return stream is not None and not stream.log.is_finished
 
     def _replica_reports(self, entry: CatalogueEntry) -> None:
         """A copy of an epoch that was lost here: what is published now must come later in media time."""

@@ -257,5 +257,5 @@ class CopyingNode(StoringNode):
         if self.gatherer is not None:
             self.gatherer.check()
 
-    def stopService(self):
-        return self.stop_after([self.gatherer.stop()])
+    def stop_reading(self):
+        return [self.gatherer.stop()]

@@ -74,7 +74,8 @@ class NodeTests(SynchronousTestCase):
     def test_stop_waits_for_what_the_tier_has_to_end(self) -> None:
         player = self.watch()
         first: Deferred[None] = Deferred()
-        stopping = self.node.stop_after([first])
+        self.node.stop_reading = lambda: [first]
+        stopping = self.node.stopService()
         self.network.advance(10, step=0.5)
         self.assertNoResult(stopping)
         self.assertEqual([], player.ends)
@@ -85,7 +86,8 @@ class NodeTests(SynchronousTestCase):
 
     def test_stop_is_not_kept_by_a_failure_of_what_it_waits_for(self) -> None:
         first: Deferred[None] = Deferred()
-        stopping = self.node.stop_after([first])
+        self.node.stop_reading = lambda: [first]
+        stopping = self.node.stopService()
         first.errback(ZeroDivisionError())
         self.network.advance(1)
         self.successResultOf(stopping)
