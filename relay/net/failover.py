@@ -61,6 +61,8 @@ class Upstream:
     name: str
     endpoint: IStreamClientEndpoint
     is_usable: bool = True
+    is_draining: bool = False
+    """It runs, and wants to be left: not to be asked just because nobody else is there."""
     title: str = ""
     """What the node calls itself, once it has said so."""
 
@@ -196,7 +198,7 @@ class FailoverFactory(Factory):
         self._retry = None
         # Nobody may be known to be usable yet; then the order decides.
         if not any(member.is_usable for member in self.members):
-            self._next = next(iter(self.members), None)
+            self._next = next((member for member in self.members if not member.is_draining), None)
         self._attempt()
 
     def buildProtocol(self, addr: object) -> RtmpClientProtocol:

@@ -8,7 +8,8 @@ A stream that the members no longer list is kept for ``FORGET_SECONDS``: an orig
 until its publishers are back, and what the copies have is then all that there is.
 
 A member that runs but says that it is down has lost its own upstreams: its bytes have stopped, and no connection tells
-so.  It is left like a dead one, as long as another member is better off.
+so.  It is left like a dead one, as long as another member is better off.  So is one that drains, which is going to
+stop: those who read from it go on from the very next byte elsewhere, while it still serves.
 
 The preferred member is the first.  When it has been well for ``return_seconds``, replicas that read from another go
 back to it: a short while is not enough, or a server that crashes every few seconds would move everybody each time.
@@ -34,6 +35,7 @@ from relay.net.streams import Hub
 
 RETURN_SECONDS = 5.0
 WILDCARDS = frozenset("*?[")
+WELL, DRAINING, STARVED = range(3)  # the lower, the better to read from
 FORGET_SECONDS = 600.0  # a publisher whose origin was rebuilt is back by then
 
 
@@ -120,6 +122,8 @@ class Gatherer:
         link, preferred = self.links[0], self.upstreams[0]
         if link.state == "down":
             return [f"{self.name}: {link.shown} is down ({link.why})"]
+        if link.state == "up" and _unfitness(link) == DRAINING:
+            return [f"{self.name}: {link.shown} drains ({'; '.join(link.health[1])})"]
         if link.state == "up" and not preferred.is_usable:
             return [f"{self.name}: {link.shown} says that it is down ({'; '.join(link.health[1])})"]
         return []
@@ -142,25 +146,26 @@ class Gatherer:
         self._on_change()
 
     def _judge(self) -> None:
-        """Read from a member that is up; from one that has lost its own upstreams only if all have."""
-        up = [link.state == "up" for link in self.links]
-        fit = [is_up and not self._is_starved(link) for is_up, link in zip(up, self.links, strict=True)]
+        """Read from a member that is up; from one that drains, or has lost its own upstreams, if there is no better."""
         were_usable = [upstream.is_usable for upstream in self.upstreams]
-        for upstream, is_usable in zip(self.upstreams, fit if any(fit) else up, strict=True):
-            upstream.is_usable = is_usable
+        best = min((_unfitness(link) for link in self.links if link.state == "up"), default=WELL)
+        for upstream, link in zip(self.upstreams, self.links, strict=True):
+            is_best = _unfitness(link) == best or self._is_harmless(link)
+            upstream.is_usable = link.state == "up" and is_best
+            upstream.is_draining = link.health[0] == "draining" and not upstream.is_usable
         if self.upstreams[0].is_usable and not were_usable[0]:
             self._well_since = self._settings.clock.seconds()
         for upstream, link, was_usable in zip(self.upstreams, self.links, were_usable, strict=True):
             if was_usable and not upstream.is_usable:
                 for replica in list(self.replicas.values()):
-                    replica.leave(upstream, link.why or "starved")
+                    replica.leave(upstream, link.why or ("draining" if upstream.is_draining else "starved"))
             elif upstream.is_usable and not was_usable:
                 for replica in list(self.replicas.values()):
                     replica.wake()
 
-    def _is_starved(self, link: ControlLink) -> bool:
-        """Does it say that it gets nothing itself?  In merge mode the other member's bytes make that harmless."""
-        return self._mode is ReadMode.ACTIVE_STANDBY and link.health[0] == "down"
+    def _is_harmless(self, link: ControlLink) -> bool:
+        """A starved member may go on being read in merge mode: the other member's bytes come all the same."""
+        return self._mode is ReadMode.MERGE and _unfitness(link) == STARVED
 
     def _adopt(self, link: ControlLink) -> None:
         """Copy what the member lists; what it lists again is asked for at once."""
@@ -235,6 +240,11 @@ class Gatherer:
             if name not in self.pulls:
                 self.pulls[name] = self._make_pull(name, [upstream])
                 self.pulls[name].start()
+
+
+def _unfitness(link: ControlLink) -> int:
+    """How bad it is to read from this member, by what it says of itself."""
+    return {"draining": DRAINING, "down": STARVED}.get(link.health[0], WELL)
 
 
 def _hears(replica: Replica, link: ControlLink) -> bool:
