@@ -51,6 +51,7 @@ class Limits:
     connections: int = _bound(16_000, "connections", "admitted at once; also kept 512 below the file limit")
     connections_per_address: int = _bound(8_192, "connections", "admitted at once from one address")
     handshaking_connections: int = _bound(4_096, "connections", "that have not asked for anything yet")
+    admin_connections: int = _bound(128, "connections", "of browsers (6 each), checks and scrapers at the admin site")
     streams: int = _bound(1_000, "streams", "live at once on one node")
     tracks: int = _bound(32, "tracks", "sequence headers kept for one stream")
 

@@ -4,7 +4,8 @@ Owns nothing of what is shown: a route is a path and a function that makes an :c
 :mod:`relay.admin.node` and :mod:`relay.admin.cluster`.
 
 All answers go through one place, so that none lacks the headers that keep a browser from being used against the page:
-only scripts and styles of this site run, nothing frames it, nothing guesses types.  The Host header decides nothing.
+only scripts and styles of this site run, nothing frames it, nothing guesses types.  What only shows something is shown
+to whoever asks, by whatever name; what changes something is a POST that :mod:`relay.admin.guard` has nothing against.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from io import BytesIO
 from typing import Any
 
 import attrs
+from twisted.internet.interfaces import IAddress
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web import http
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from relay.admin.guard import Guard
 
 IDLE_SECONDS = 60
 """A kept-alive connection with no request; a browser with the page open asks each second."""
@@ -48,6 +53,7 @@ class Answer:
 
 
 Route = Callable[[IRequest], Answer]
+NO_ACTIONS: Mapping[bytes, Route] = {}
 
 
 def json_answer(content: object, status: int = http.OK) -> Answer:
@@ -84,13 +90,17 @@ def _file_route(name: str, content_type: str) -> Route:
 
 
 class RoutedResource(Resource):
-    """Every path of a site."""
+    """Every path of a site: ``routes`` show something, ``actions`` change something."""
 
     isLeaf = True
 
-    def __init__(self, routes: Mapping[bytes, Route]) -> None:
+    def __init__(
+        self, routes: Mapping[bytes, Route], actions: Mapping[bytes, Route] = NO_ACTIONS, guard: Guard | None = None
+    ) -> None:
         super().__init__()
         self._routes = routes
+        self._actions = actions
+        self._guard = guard or Guard()
 
     def render(self, request: Any) -> bytes:
         answer = self._answer(request)
@@ -102,6 +112,9 @@ class RoutedResource(Resource):
         return b"" if request.method == b"HEAD" else answer.body
 
     def _answer(self, request: Any) -> Answer:
+        action = self._actions.get(request.path)
+        if action is not None:
+            return self._act(request, action)
         route = self._routes.get(request.path)
         if route is None:
             return text_answer("There is no such page here.", http.NOT_FOUND)
@@ -109,6 +122,14 @@ class RoutedResource(Resource):
             request.setHeader("Allow", b", ".join(METHODS))
             return text_answer("This page is only ever read.", http.NOT_ALLOWED)
         return route(request)
+
+    def _act(self, request: Any, action: Route) -> Answer:
+        if request.method != b"POST":
+            request.setHeader("Allow", b"POST")
+            return text_answer("This changes something: POST it.", http.NOT_ALLOWED)
+        said = [request.getHeader(name) for name in ("Host", "Origin", "Sec-Fetch-Site")]
+        objection = self._guard.objection(*said)
+        return action(request) if objection is None else text_answer(objection, http.FORBIDDEN)
 
 
 class _Nowhere(BytesIO):
@@ -135,8 +156,26 @@ class AdminSite(Site):
         """No access log."""
 
 
-def make_routed_site(routes: Mapping[bytes, Route], reactor: Any) -> Site:
-    """A site with these routes.  ``reactor`` runs its timeouts."""
-    site = AdminSite(RoutedResource(routes), timeout=IDLE_SECONDS, reactor=reactor)
+class BoundedFactory(WrappingFactory):
+    """At most ``connections`` at once; more are closed as they come."""
+
+    noisy = False
+
+    def __init__(self, site: Site, connections: int) -> None:
+        super().__init__(site)
+        self._connections = connections
+
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
+        return None if len(self.protocols) >= self._connections else super().buildProtocol(addr)
+
+
+def make_routed_site(
+    routes: Mapping[bytes, Route],
+    reactor: Any,
+    actions: Mapping[bytes, Route] = NO_ACTIONS,
+    guard: Guard | None = None,
+) -> Site:
+    """A site with these routes and actions.  ``reactor`` runs its timeouts."""
+    site = AdminSite(RoutedResource(routes, actions, guard), timeout=IDLE_SECONDS, reactor=reactor)
     site.noisy = False
     return site

@@ -67,6 +67,37 @@ class Metric:
     is_counter: bool = True
 
 
+@attrs.frozen(kw_only=True)
+class DrainView:
+    """A node that drains: why, and who is still there.
+
+    Args:
+        sessions: viewers whom their balancers can move.
+        copies: of neighbours that can read elsewhere.
+        publishers: who go on until they have ended (an origin).
+        others: whom nobody can move; they are cut off when the node stops.
+    """
+
+    why: str
+    sessions: int = 0
+    copies: int = 0
+    publishers: int = 0
+    others: int = 0
+
+
+class DrainControl(Protocol):
+    """A node that can be drained."""
+
+    def begin(self) -> None:
+        """Ask everybody to go elsewhere."""
+
+    def end(self) -> bool:
+        """Take everybody again; false if it can't be called off."""
+
+    def report(self) -> DrainView | None:
+        """How far it is; None while it does not drain."""
+
+
 class NodeView(Protocol):
     """A node as its admin site sees it.  Everything is read afresh for each request."""
 
@@ -90,6 +121,10 @@ class NodeView(Protocol):
 
     def links(self) -> Sequence[LinkView]:
         """Its neighbours."""
+
+    @property
+    def drain(self) -> DrainControl | None:
+        """How it is drained; None if that makes no sense."""
 
     def metrics(self) -> Sequence[Metric]:
         """What only this tier counts."""

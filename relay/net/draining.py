@@ -30,12 +30,13 @@ class Remaining:
 
     sessions: int = 0  # viewers of balancers that are connected: they can move
     copies: int = 0  # of neighbours that are connected: they can, too
+    publishers: int = 0  # they can't, but they end
     others: int = 0  # nobody can move these
 
     @property
     def is_empty(self) -> bool:
         """Has everybody moved who can?"""
-        return not self.sessions and not self.copies
+        return not (self.sessions or self.copies or self.publishers)
 
 
 class DrainingNode(Protocol):
@@ -44,6 +45,11 @@ class DrainingNode(Protocol):
     name: Any
     ports: PortFactory
     control: ControlServer
+    is_left: bool
+
+    @property
+    def publishers(self) -> int:
+        """How many publish here."""
 
     def tell_health(self) -> None:
         """Let the neighbours know how the node is."""
@@ -83,7 +89,7 @@ class Drain:
 
     def remaining(self) -> Remaining:
         """Count."""
-        helpers = set(self._node.control.neighbours)
+        helpers = set(self._node.control.neighbours) if self._node.is_left else set()
         sessions = copies = others = 0
         for connection in self._node.ports.connections:
             speaker: Any = connection.speaker
@@ -95,7 +101,7 @@ class Drain:
                 copies += 1
             elif viewer is not None:
                 others += 1
-        return Remaining(sessions=sessions, copies=copies, others=others)
+        return Remaining(sessions=sessions, copies=copies, publishers=self._node.publishers, others=others)
 
     async def before_stop(self, seconds: float) -> None:
         """Drain for at most ``seconds``."""

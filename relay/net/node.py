@@ -56,6 +56,7 @@ class Node(MultiService):
     """
 
     log = Logger()
+    is_left = True  # when it drains: do those who read from it go elsewhere?
 
     def __init__(self, settings: NodeSettings, clock: IReactorTime) -> None:
         super().__init__()
@@ -128,6 +129,11 @@ class Node(MultiService):
         return ClientSettings(identity=self.identity, limits=neighbour_limits(self.limits), clock=self.clock)
 
     @property
+    def publishers(self) -> int:
+        """How many publish here."""
+        return 0
+
+    @property
     def viewers(self) -> int:
         """How many watch; neighbours' copies are not counted."""
         return sum(stream.watching for stream in self.hub)
@@ -151,7 +157,7 @@ class Node(MultiService):
 
     def told_health(self) -> tuple[str, list[str]]:
         """For neighbours: one that drains is to be left by those who can."""
-        return ("draining", [self.drain.why]) if self.drain.why else self.health()
+        return ("draining", [self.drain.why]) if self.drain.why and self.is_left else self.health()
 
     def _check_always(self) -> None:
         """A timer that meets an error stops; this one must not."""

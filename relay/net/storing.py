@@ -74,6 +74,12 @@ class StoringNode(Node):
             opened = Store(str(Path(store.directory).absolute()), boot_id())
             self.logs = StoredLogs(opened, store.keep, settings.limits, self.is_writer)
 
+    @property
+    def publishers(self) -> int:
+        """How many encoders publish; what we pull ourselves is not counted."""
+        written = (ingest for name, ingest in self._ingests.items() if name not in self.pulled)
+        return sum(ingest.publisher is not None for ingest in written)
+
     def ingest(self, name: StreamName) -> Ingest:
         """The writer's side of a stream that begins here; made if need be.
 

@@ -29,6 +29,7 @@ from twisted.python.reflect import namedAny
 from relay import __version__
 from relay.admin.cluster import PasteLine, Report, make_cluster_site
 from relay.admin.polling import Answer, Member, NodePoller
+from relay.admin.site import BoundedFactory
 from relay.demo import read_clip
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS
@@ -136,7 +137,8 @@ class Cluster(MultiService):
         self.supervisor.setServiceParent(self)
         self.poller = NodePoller(self._members, reactor)
         self.poller.setServiceParent(self)
-        self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), make_cluster_site(self, reactor))
+        site = BoundedFactory(make_cluster_site(self, reactor), DEFAULT_LIMITS.admin_connections)
+        self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), site)
         self.listener.setServiceParent(self)
         if spec.demo is not None:
             make_publisher(spec, spec.demo, reactor).setServiceParent(self)

@@ -20,7 +20,9 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.logger import Logger
 from twisted.python import usage
 
+from relay.admin.guard import Guard
 from relay.admin.node import make_site
+from relay.admin.site import BoundedFactory
 from relay.admin.views import NodeView
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS, Limits
@@ -101,6 +103,7 @@ class NodeOptions(usage.Options):
         super().__init__()
         self["trust-proxy"] = []
         self["limits"] = {}
+        self["admin-hosts"] = []
 
     @property
     def command(self) -> str:
@@ -110,6 +113,11 @@ class NodeOptions(usage.Options):
     def opt_trust_proxy(self, network: str) -> None:
         """Address or network (CIDR) that may send PROXY protocol headers. May be repeated. Default: loopback."""
         self["trust-proxy"].append(network)
+
+    def opt_admin_host(self, name: str) -> None:
+        """Another name by which the admin site may be asked to change something (drain). May be repeated. By its
+        address, as localhost and by this machine's name it may always."""
+        self["admin-hosts"].append(name)
 
     def opt_limit(self, limit: str) -> None:
         """NAME=VALUE: change a bound on what peers may do (see relay/limits.py). May be repeated."""
@@ -156,6 +164,11 @@ class NodeOptions(usage.Options):
         except ValueError as error:
             raise ConfigError(f"--trust-proxy: {error}") from None
 
+    @property
+    def limits(self) -> Limits:
+        """The defaults with ``--limit``."""
+        return attrs.evolve(DEFAULT_LIMITS, **self["limits"])
+
     def settings(self) -> NodeSettings:
         """Everything that any node is told.
 
@@ -165,7 +178,7 @@ class NodeOptions(usage.Options):
         secret = read_secret_file(self["secret-file"]) if self["secret-file"] else None
         return NodeSettings(
             identity=NodeIdentity(name=self["name"], tier=self.tier, secret=secret),
-            limits=attrs.evolve(DEFAULT_LIMITS, **self["limits"]),
+            limits=self.limits,
             trusted=self.networks(),
         )
 
@@ -269,7 +282,8 @@ def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any) -> No
         log.warn("{name}: no --secret-file: every peer on this host is believed to be a node", name=options["name"])
     if options["admin"]:
         endpoint = server_endpoint(reactor, "--admin", options["admin"])
-        node.addService(ListeningService(endpoint, make_site(view, reactor)))
+        site = make_site(view, reactor, Guard.make(options["admin-hosts"]))
+        node.addService(ListeningService(endpoint, BoundedFactory(site, options.limits.admin_connections)))
     return node
 
 

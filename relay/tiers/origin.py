@@ -79,6 +79,7 @@ class Origin(StoringNode):
 
     log = Logger()
     is_writer = True
+    is_left = False  # one that drains takes no new broadcast; those that are here are read to their end
 
     def __init__(
         self,
@@ -109,10 +110,6 @@ class Origin(StoringNode):
 
     def stop_reading(self) -> Sequence[Deferred[Any]]:
         return [pull.stop() for pull in self.pulls]
-
-    def told_health(self) -> tuple[str, list[str]]:
-        """An origin that drains takes no new broadcast; those that are here are read to their end."""
-        return self.health()
 
     def publish(self, name: StreamName, publisher: RtmpServerProtocol) -> Publication:
         """An encoder publishes.

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from relay.admin.views import Health, LinkView, Metric, StreamView
+import attrs
+
+from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
 from relay.net.links import ControlLink
@@ -25,6 +27,24 @@ COUNTS = (
     ("diverged", "Times that an upstream had other bytes than we have at the same position.", "diverged"),
     ("failovers", "Times that a copy lost its upstream.", "failovers"),
 )
+
+
+class NodeDrain:
+    """How a media node is drained by its admin site."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def begin(self) -> None:
+        self._node.drain.begin("asked for at the admin site")
+
+    def end(self) -> bool:
+        self._node.drain.end()
+        return not self._node.drain.is_stopping
+
+    def report(self) -> DrainView | None:
+        drain = self._node.drain
+        return DrainView(why=drain.why, **attrs.asdict(drain.remaining())) if drain.why else None
 
 
 class MediaNodeView:
@@ -59,7 +79,11 @@ class MediaNodeView:
         return self._node.viewers
 
     def health(self) -> Health:
-        return _health(*self._node.health())
+        return _health(*self._node.shown_health())
+
+    @property
+    def drain(self) -> NodeDrain:
+        return NodeDrain(self._node)
 
     def streams(self) -> Sequence[StreamView]:
         return [
@@ -88,6 +112,20 @@ class MediaNodeView:
             name="viewers_waiting",
             help="Viewers that wait for a stream which is not there yet.",
             values={"": self._node.hub.waiting},
+            is_counter=False,
+        )
+        remaining = self._node.drain.remaining()
+        yield Metric(
+            name="draining",
+            help="1 while the node drains: its readers are asked to go elsewhere.",
+            values={"": float(bool(self._node.drain.why))},
+            is_counter=False,
+        )
+        yield Metric(
+            name="readers",
+            help="Connections by what becomes of them when the node drains: sessions and copies move, others stay.",
+            values={"session": remaining.sessions, "copy": remaining.copies, "other": remaining.others},
+            label="kind",
             is_counter=False,
         )
         streams = list(self._node.hub)
@@ -128,6 +166,8 @@ class BalancerView:
 
     def health(self) -> Health:
         return balancer_health(self._factory)
+
+    drain = None
 
     def streams(self) -> Sequence[StreamView]:
         """It reads no stream."""

@@ -6,11 +6,15 @@ import re
 from importlib.resources import files
 
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import __version__
 from relay.admin.node import make_site
-from relay.admin.site import AdminRequest
+from relay.admin.site import AdminRequest, BoundedFactory
 from relay.admin.views import Health, Metric
 from tests.admin.views import FixedView, Reply, ask, clock, parse, send
 
@@ -102,6 +106,81 @@ class ApiTests(SiteTestCase):
         self.view.all_streams = ()
         self.assertEqual([], self.get("/api/v1/streams").json)
         self.assertEqual("no-store", self.get("/api/v1/streams").headers["cache-control"])
+
+
+class DrainTests(SiteTestCase):
+    """``POST /api/v1/drain`` and ``/api/v1/undrain``."""
+
+    def post(self, path: str, host: str = "127.0.0.1:8086", *headers: str) -> Reply:
+        return ask(self.site, path, method="POST", host=host, headers=headers)
+
+    def test_node_says_whether_it_drains_and_who_is_left(self) -> None:
+        self.assertIsNone(self.get("/api/v1/node").json["draining"])
+        self.assertEqual(200, self.post("/api/v1/drain").status)
+        report = {"why": "a test wants it", "sessions": 2, "copies": 0, "publishers": 0, "others": 1}
+        self.assertEqual(report, self.get("/api/v1/node").json["draining"])
+        self.assertEqual({"draining": None}, self.post("/api/v1/undrain").json)
+        self.assertIsNone(self.get("/api/v1/node").json["draining"])
+
+    def test_nothing_is_changed_by_a_get(self) -> None:
+        """A link is followed by a great many things."""
+        for method in ("GET", "HEAD", "PUT", "OPTIONS"):
+            reply = self.get("/api/v1/drain", method=method)
+            self.assertEqual((405, "POST"), (reply.status, reply.headers["allow"]), method)
+        self.assertFalse(self.view.drain.is_on)
+
+    def test_page_of_another_site_changes_nothing(self) -> None:
+        """Whatever it sends: the browser says where the page came from."""
+        for header in (
+            "Origin: http://evil.example",
+            "Origin: null",
+            "Origin: http://127.0.0.1",  # another port is another site
+            "Origin: ftp://127.0.0.1:8086",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Site: same-site",
+        ):
+            self.assertEqual(403, self.post("/api/v1/drain", "127.0.0.1:8086", header).status, header)
+        self.assertFalse(self.view.drain.is_on)
+
+    def test_own_page_may(self) -> None:
+        headers = ("Origin: http://127.0.0.1:8086", "Sec-Fetch-Site: same-origin")
+        self.assertEqual(200, self.post("/api/v1/drain", "127.0.0.1:8086", *headers).status)
+        self.assertTrue(self.view.drain.is_on)
+
+    def test_name_that_is_not_ours_is_refused(self) -> None:
+        """A page whose name was made to point here (DNS rebinding) is of the same origin, for the browser."""
+        self.assertEqual(403, self.post("/api/v1/drain", "evil.example", "Origin: http://evil.example").status)
+        self.assertFalse(self.view.drain.is_on)
+
+    def test_node_that_is_being_stopped_can_t_be_called_back(self) -> None:
+        self.view.drain.is_on, self.view.drain.can_end = True, False
+        self.assertEqual(409, self.post("/api/v1/undrain").status)
+
+    def test_balancer_says_why_it_can_t_be_drained(self) -> None:
+        self.view.drain, self.view.tier = None, "balancer"
+        reply = self.post("/api/v1/drain")
+        self.assertEqual(409, reply.status)
+        self.assertIn(b"--take-over-from", reply.body)
+        self.assertEqual({"draining": None}, self.post("/api/v1/undrain").json)
+
+
+class ConnectionTests(SiteTestCase):
+    """How many may ask at once."""
+
+    def test_admin_connections(self) -> None:
+        """More than the limit are closed as they come; one that goes makes room."""
+        factory = BoundedFactory(self.site, 2)
+        address = IPv4Address("TCP", "127.0.0.1", 1)
+        first, second = (factory.buildProtocol(address) for _ in range(2))
+        for protocol in (first, second):
+            protocol.makeConnection(StringTransport())
+        self.assertIsNone(factory.buildProtocol(address))
+        first.connectionLost(Failure(ConnectionDone()))
+        again = factory.buildProtocol(address)
+        transport = StringTransport()
+        again.makeConnection(transport)
+        again.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        self.assertEqual(200, parse(transport.value()).status)
 
 
 class MetricsTests(SiteTestCase):
@@ -196,7 +275,8 @@ class HttpTests(SiteTestCase):
         self.assertEqual((200, b""), (head.status, head.body))
         self.assertEqual(str(len(get.body)), head.headers["content-length"])
 
-    def test_host_header_decides_nothing(self) -> None:
+    def test_host_header_decides_nothing_of_what_is_shown(self) -> None:
+        """Checks and scrapers come by any name."""
         for host in ("relay.example", "127.0.0.1:8081", "[::1]", "evil.example"):
             self.assertEqual(self.get("/healthz").body, self.get("/healthz", host=host).body)
 

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
-from relay.admin.views import Health, LinkView, Metric, StreamView
+from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 
 DEMO = StreamView(
     name="live/demo",
@@ -30,6 +30,25 @@ A2 = LinkView(name="a2", endpoint="tcp:127.0.0.1:1942", state="down", why="silen
 
 
 @attrs.define
+class FixedDrain:
+    """A DrainControl that does as it is told."""
+
+    is_on: bool = False
+    can_end: bool = True
+
+    def begin(self) -> None:
+        self.is_on = True
+
+    def end(self) -> bool:
+        if self.can_end:
+            self.is_on = False
+        return self.can_end
+
+    def report(self) -> DrainView | None:
+        return DrainView(why="a test wants it", sessions=2, others=1) if self.is_on else None
+
+
+@attrs.define
 class FixedView:
     """A NodeView whose answers are what a test says."""
 
@@ -40,6 +59,7 @@ class FixedView:
     all_streams: Sequence[StreamView] = (DEMO,)
     all_links: Sequence[LinkView] = (A1, A2)
     all_metrics: Sequence[Metric] = ()
+    drain: FixedDrain | None = attrs.field(factory=FixedDrain)
 
     def health(self) -> Health:
         return self.state
