@@ -55,9 +55,10 @@ listen = "tcp:{agg2}:interface=127.0.0.1"
 [[balancer]]
 name = "lb1"
 listen = "tcp:{lb1}:interface=127.0.0.1"
+admin = "tcp:{lb1_admin}:interface=127.0.0.1"
 """
 
-NODES = ("o1", "a1", "a2", "agg1", "agg2", "lb1")
+PORTS = ("o1", "a1", "a2", "agg1", "agg2", "lb1", "lb1_admin")
 
 
 class ClusterFailed(Exception):
@@ -99,7 +100,7 @@ def running_cluster() -> Iterator[Cluster]:
     """Start a cluster, wait until the demo plays at its balancer, and end it."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-benchmark-")))
-        ports = dict(zip(NODES, free_ports(len(NODES)), strict=True))
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         config = directory / "cluster.toml"
         config.write_text(CLUSTER.format(**ports))
         log = stack.enter_context((directory / "log").open("wb"))

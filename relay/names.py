@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import attrs
@@ -42,6 +43,7 @@ class StreamName:
         return f"{self.app}/{self.name}"
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def parse(cls, text: str) -> StreamName:
         """``"live/demo"`` to a name.
 

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from relay.net.pipes import Pipe, PipePool
 from relay.net.recording import ReplayDiverged
+from relay.net.sockets import has_unwritten
 
 # One splice moves at most this much: what a default pipe holds in single pages.  A larger pipe was slower (18 against
 # 21 Gbit/s for 1 MiB), and this bounds what a stuck viewer keeps.
@@ -141,7 +142,13 @@ class Leg:
         self.outgoing = outgoing
         self.fd: int = transport.getHandle().fileno()
         self.is_ready = self.is_reading = self.is_writing = False
-        Flushing(transport, self.flushed)
+
+    def begin(self) -> None:
+        """Take the socket over, at once or when the transport has written what it was given."""
+        if has_unwritten(self.transport):
+            Flushing(self.transport, self.flushed)
+        else:
+            self.flushed()
 
     def flushed(self) -> None:
         """The transport has nothing left to write: from here on the socket is ours."""

@@ -34,6 +34,7 @@ import ipaddress
 import re
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NoReturn
 
 import attrs
@@ -214,6 +215,7 @@ def _proof(secret: bytes, signed: bytes) -> bytes:
     return hmac.new(secret, signed, hashlib.sha256).digest()
 
 
+@lru_cache(maxsize=1024)  # a viewer that moves is announced again
 def _pack_addresses(source: ProxyAddress | None, destination: ProxyAddress | None) -> tuple[int, bytes]:
     if source is None or destination is None:
         return _UNSPECIFIED, b""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
@@ -80,6 +81,8 @@ class PortFactory(Factory):
         self.undecided = 0
         self._when_empty: list[Deferred[None]] = []
         self._trusted = trusted
+        self.trusts = lru_cache(maxsize=1024)(self._is_trusted)
+        """May this address send a PROXY header?"""
         self.admission = Admission(limits, clock, lambda: len(self.connections))
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -98,8 +101,7 @@ class PortFactory(Factory):
         self.undecided += 1
         return protocol
 
-    def trusts(self, host: str) -> bool:
-        """May this address send a PROXY header?"""
+    def _is_trusted(self, host: str) -> bool:
         if not host:
             return True  # a UNIX socket: its permissions decide
         try:
@@ -188,13 +190,13 @@ class SniffingProtocol(Protocol):
         if first == RTMP_VERSION:
             self._speak(self.ports.make_rtmp(self._peer), data)
         elif self._header is None and first in b"\r\nP" and self._may_be_proxy(data):
-            if not is_more:
-                self._restart_deadline(self.ports.limits.proxy_header_seconds)
             if V1_PREFIX.startswith(data) and data != V1_PREFIX:
                 self._unread = data  # POST begins like that, too
-                return
-            self._proxy = ProxyReader(self.ports.limits)
-            self._read_proxy(data)
+            else:
+                self._proxy = ProxyReader(self.ports.limits)
+                self._read_proxy(data)
+            if not is_more and (self._unread or self._proxy is not None):  # most headers come in one piece
+                self._restart_deadline(self.ports.limits.proxy_header_seconds)
         elif 0x41 <= first <= 0x5A:  # a method letter
             self._speak(self.ports.make_http(self._peer), data)
         else:

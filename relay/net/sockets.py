@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from twisted.internet import tcp
+
 from relay.limits import Limits
 
 NODE_TIMEOUT_MS = 3_000  # between nodes: data unacknowledged for this long ends the connection
@@ -29,6 +31,22 @@ def viewer_timeout_ms(limits: Limits) -> int:
     the outcome and resets the connection.
     """
     return int((limits.viewer_close_seconds + limits.close_seconds + VIEWER_SLACK_SECONDS) * 1000)
+
+
+def has_unwritten(transport: tcp.Connection) -> bool:
+    """Does the transport hold bytes that the socket has not taken?"""
+    return bool(transport._tempDataBuffer or transport.dataBuffer)
+
+
+def write_now(transport: Any, data: bytes) -> None:
+    """Write without waiting for the reactor, as far as the socket takes it at once."""
+    if isinstance(transport, tcp.Connection) and not transport.TLS and not has_unwritten(transport):
+        try:
+            data = data[transport.getHandle().send(data) :]
+        except OSError:
+            pass  # full, or broken: the transport finds out
+    if data:
+        transport.write(data)
 
 
 def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:

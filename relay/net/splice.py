@@ -153,6 +153,7 @@ class SplicePair:
         self._backend: Leg | None = None
         self._viewer = Leg(self, viewer, reactor=reactor, incoming=self._up, outgoing=self._down)
         self._up.source = self._down.sink = self._viewer
+        self._viewer.begin()
         self.attach_backend(backend)
 
     @property
@@ -177,7 +178,6 @@ class SplicePair:
     def attach_backend(self, backend: ITransport, is_replay: bool = False) -> None:
         """Join another backend.  Bytes of the last one still in a pipe are forgotten: F tells where to go on."""
         self.detach_backend()
-        self._viewer.watch_reading(False)  # until the backend is ready to hear it
         if not is_replay:
             self.attached_at = self.to_viewer
         self._down.is_source_done = False
@@ -185,6 +185,9 @@ class SplicePair:
         if self._read_low_water > 1:
             handle = self._backend.transport.getHandle()
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._read_low_water)
+        self._backend.begin()
+        if not self._backend.is_ready:
+            self._viewer.watch_reading(False)  # until the backend is ready to hear it
 
     def detach_backend(self) -> None:
         self._down.empty()

@@ -31,7 +31,7 @@ from relay.net.legs import can_half_close
 from relay.net.proxy import TLV_BALANCER, TLV_RESUME, TLV_SEED, ProxyAddress, make_header
 from relay.net.recording import Recording, ReplayDiverged
 from relay.net.sessions import ResumePoint, SessionLedger, byte_count
-from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms
+from relay.net.sockets import NODE_TIMEOUT_MS, NOTSENT_LOWAT, tune, viewer_timeout_ms, write_now
 
 if TYPE_CHECKING:
     from relay.net.balancing import BalancerFactory
@@ -87,7 +87,7 @@ class BackendConnection(LegProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         tune(self.transport, NODE_TIMEOUT_MS)
-        self.transport.write(self._header)
+        write_now(self.transport, self._header)
 
 
 class BackendFactory(Factory):
@@ -108,6 +108,7 @@ class ViewerConnection(LegProtocol):
     def __init__(self, balancer: BalancerFactory, host: str) -> None:
         self.host = host
         self.session_id = b""  # of the present backend connection
+        self._ends: tuple[ProxyAddress | None, ProxyAddress | None] | None = None
         self._seed = balancer.make_session_id()
         self._recording = Recording(balancer.limits.replay_bytes)
         if not balancer.options.name:
@@ -126,6 +127,7 @@ class ViewerConnection(LegProtocol):
     def connectionMade(self) -> None:
         super().connectionMade()
         tune(self.transport, viewer_timeout_ms(self._balancer.limits), NOTSENT_LOWAT)
+        self._balancer.viewer_made(self)
         handle = self.transport.getHandle()
         if can_half_close(self.transport) and handle.family in (socket.AF_INET, socket.AF_INET6):
             self._watch = DepartureWatch(self._balancer.reactor, handle, self._leave)
@@ -213,7 +215,7 @@ class ViewerConnection(LegProtocol):
         self._leave_backend()
         self.pair.detach_backend()
         self._balancer.sessions_moved += 1
-        self._balancer.moves.add(lambda: self._resume(point, lost))
+        self._balancer.moves.add(lambda: self._resume(point, lost), -1 if point is None else point.offset)
 
     def said(self, backend: str, name: str, values: list[Any]) -> None:
         """The aggregator says something of this session (:mod:`relay.net.sessions`).
@@ -298,13 +300,14 @@ class ViewerConnection(LegProtocol):
         """Each backend connection is a session id of its own: what is said of the former is then not taken for it."""
         balancer = self._balancer
         self.session_id = balancer.new_session_id(self)
-        source, destination = (_proxy_address(end) for end in (self.transport.getPeer(), self.transport.getHost()))
+        if self._ends is None:
+            self._ends = _proxy_address(self.transport.getPeer()), _proxy_address(self.transport.getHost())
         tlvs = {TLV_SEED: self._seed}
         if balancer.options.name:
             tlvs[TLV_BALANCER] = balancer.options.name.encode()
         if point is not None:
             tlvs[TLV_RESUME] = point.to_bytes()
-        return make_header(source, destination, self.session_id, balancer.options.secret, tlvs)
+        return make_header(*self._ends, self.session_id, balancer.options.secret, tlvs)
 
     def _join(
         self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection, point: ResumePoint | None
@@ -326,7 +329,7 @@ class ViewerConnection(LegProtocol):
         self._replays += 1
         self._ledger = SessionLedger()
         self._recording.repeat(self.pair.to_viewer - self.pair.attached_at)
-        connection.transport.write(bytes(self._recording.from_viewer))
+        write_now(connection.transport, bytes(self._recording.from_viewer))
         self.pair.attach_backend(connection.transport, is_replay=True)
 
     def _leave_backend(self) -> None:

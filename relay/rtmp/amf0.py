@@ -70,7 +70,12 @@ def encode(*values: Any) -> bytes:
 def _encode_value(out: bytearray, value: Any, depth: int) -> None:
     if depth == 0:
         raise LocalProtocolError(f"a value is nested deeper than {MAX_ENCODE_DEPTH} levels")
-    if value is None:
+    if type(value) is str:  # the ordinary cases first
+        _encode_string(out, value)
+    elif type(value) is float:
+        out.append(NUMBER)
+        out += _DOUBLE.pack(value)
+    elif value is None:
         out.append(NULL)
     elif value is UNDEFINED:
         out.append(UNDEFINED_MARKER)

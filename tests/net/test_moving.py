@@ -18,13 +18,19 @@ class MoveQueueTests(SynchronousTestCase):
         for index in range(len(self.moved), len(self.moved) + count):
             self.queue.add(lambda index=index: self.moved.append((index, self.clock.seconds())))
 
-    def test_first_hundred_move_at_once_and_in_order(self) -> None:
+    def test_the_furthest_behind_moves_first(self) -> None:
+        for position in (30, 10, 20, 10):
+            self.queue.add(lambda position=position: self.moved.append((position, len(self.moved))), position)
+        self.clock.advance(0)
+        self.assertEqual([(10, 0), (10, 1), (20, 2), (30, 3)], self.moved)
+
+    def test_first_of_them_move_at_once_and_in_order(self) -> None:
         self.add(MOVES_AT_ONCE)
         self.clock.advance(0)
         self.assertEqual([(index, 0.0) for index in range(MOVES_AT_ONCE)], self.moved)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_five_thousand_move_within_half_a_second_and_never_more_than_a_hundred_at_a_time(self) -> None:
+    def test_five_thousand_move_within_half_a_second_and_never_many_at_a_time(self) -> None:
         self.add(5_000)
         self.clock.advance(0)
         while len(self.queue):
