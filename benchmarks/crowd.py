@@ -198,7 +198,7 @@ class Crowd:
 
     def _find(self, member: Member) -> None:
         form = self._reference.forms[member.form]
-        for places in self._reference.keyframes:
+        for places in list(self._reference.keyframes):
             start = places[member.form]
             prefix = bytes(form[start : start + PREFIX_BYTES])
             at = member.unread.find(prefix)
