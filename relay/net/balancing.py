@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -45,6 +45,16 @@ class BalancingOptions:
     pin: str | None = None  # the name of the one backend to use
     secret: bytes = attrs.field(default=b"", repr=False)  # proves the PROXY header
     name: str = ""  # of this balancer, as its control connections say it; without it aggregators report no sessions
+
+
+class ViewerObserver(Protocol):
+    """Who wants to know which viewers there are (:class:`relay.net.neighbours.Neighbourhood`)."""
+
+    def viewer_made(self, viewer: ViewerConnection, transport: Any) -> None:
+        """One is connected."""
+
+    def viewer_gone(self, viewer: ViewerConnection) -> None:
+        """Its connection is closed; also of one that was never told as made."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -78,6 +88,7 @@ class BalancerFactory(ServerFactory):
         self.admission = Admission(limits, self.clock, self._descriptors)
         self.waiting = WaitingRoom(self.clock, pool, self.options.held_viewers, self.options.pin)
         self.viewers: set[ViewerConnection] = set()
+        self.observers: list[ViewerObserver] = []
         self.outcomes: Counter[str] = Counter()
         self.moves = MoveQueue(self.clock)
         self.departures = Departures(self.clock, pool, self._viewers_of, self.options.pin)
@@ -100,9 +111,16 @@ class BalancerFactory(ServerFactory):
         self.viewers.add(viewer)
         return viewer
 
+    def viewer_made(self, viewer: ViewerConnection) -> None:
+        """Called once by each viewer, when it is connected."""
+        for observer in self.observers:
+            observer.viewer_made(viewer, viewer.transport)
+
     def viewer_gone(self, viewer: ViewerConnection, outcome: str) -> None:
         """Called once by each viewer, when its socket is closed."""
         self.viewers.remove(viewer)
+        for observer in self.observers:
+            observer.viewer_gone(viewer)
         self._sessions.pop(viewer.session_id, None)
         self.admission.leave(viewer.host)
         self.outcomes[outcome] += 1

@@ -11,16 +11,19 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python import usage
 
 from relay.net.backends import Backend, BackendPool, BackendState, Policy
 from relay.net.balancing import BalancerFactory, BalancingOptions
 from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
+from relay.net.neighbours import Neighbourhood
 from relay.net.node import NodeSettings
 from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
-from relay.tiers.options import NodeOptions, client_endpoint, not_negative, run_node, serve
+from relay.tiers.options import client_endpoint, not_negative, run_node, serve
+from relay.tiers.peering import PeerOptions, make_neighbourhood
 from relay.tiers.views import BalancerView
 
 PINNED_DOWN = ("hold", "fall-back")
@@ -33,7 +36,7 @@ HEALTH_STATES = {
 }
 
 
-class Options(NodeOptions):
+class Options(PeerOptions):
     """Command line of ``relay-balancer``."""
 
     tier = "balancer"
@@ -98,6 +101,8 @@ class Balancer(MultiService):
         falls_back: viewers of a pinned aggregator that serves nobody are given another.
     """
 
+    log = Logger()
+
     def __init__(
         self,
         settings: NodeSettings,
@@ -122,6 +127,7 @@ class Balancer(MultiService):
             ControlLink(name, endpoint, client, self._changed, on_session=self._session_said)
             for name, endpoint in aggregators
         ]
+        self.neighbourhood: Neighbourhood | None = None
         self._listeners: list[ListeningService] = []
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
@@ -129,6 +135,12 @@ class Balancer(MultiService):
         service = ListeningService(endpoint, self.factory)
         service.setServiceParent(self)
         self._listeners.append(service)
+
+    def join(self, neighbourhood: Neighbourhood) -> None:
+        """Share a virtual IP with others."""
+        self.neighbourhood = neighbourhood
+        self.factory.observers.append(neighbourhood)
+        neighbourhood.setServiceParent(self)
 
     def when_listening(self) -> Deferred[IListeningPort]:
         """Fires with the first port."""
@@ -150,14 +162,28 @@ class Balancer(MultiService):
         if link.state == "up":
             self._reached.add(link.name)
             state, why = link.health
-            self.pool.set_state(link.name, HEALTH_STATES.get(state, BackendState.PARTIAL), "; ".join(why))
+            self._set_state(link, HEALTH_STATES.get(state, BackendState.PARTIAL), "; ".join(why))
         elif link.state == "foreign":
-            self.pool.set_state(link.name, BackendState.UP)
+            self._set_state(link, BackendState.UP, "")
         else:
-            self.pool.set_state(link.name, BackendState.DOWN, link.why)
+            self._set_state(link, BackendState.DOWN, link.why)
             if link.name in self._reached and self.running:
                 self._reached.discard(link.name)
                 self.factory.aggregator_lost(link.name)
+
+    def _set_state(self, link: ControlLink, state: BackendState, why: str) -> None:
+        backend = self.pool.backends[link.name]
+        was = backend.state
+        self.pool.set_state(link.name, state, why)
+        if state is not was:
+            seconds = self.pool.rises_in(backend)
+            self.log.info(
+                "{name} is {state} for viewers{why}{when}",
+                name=link.name,
+                state=state.value,
+                why=f" ({why})" if why else "",
+                when=f", if it stays so for {seconds:.3g} s" if seconds else "",
+            )
 
     def _session_said(self, link: ControlLink, name: str, values: list[Any]) -> None:
         self.factory.session_said(link.name, name, values)
@@ -184,7 +210,10 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     falls_back = options["when-pinned-down"] == "fall-back"
     policy = Policy(options["policy"])
     balancer = Balancer(settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back)
-    view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]))
+    neighbourhood = make_neighbourhood(options, settings, reactor)
+    if neighbourhood is not None:
+        balancer.join(neighbourhood)
+    view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]), neighbourhood)
     return serve(balancer, view, options, reactor)
 
 

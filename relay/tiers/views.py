@@ -14,6 +14,7 @@ from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
 from relay.net.links import ControlLink
+from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
 from relay.net.replication import Counts
 
@@ -149,8 +150,15 @@ class MediaNodeView:
 class BalancerView:
     """A balancer: its links are the aggregators."""
 
-    def __init__(self, factory: BalancerFactory, name: str, addresses: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        factory: BalancerFactory,
+        name: str,
+        addresses: Mapping[str, str] | None = None,
+        neighbourhood: Neighbourhood | None = None,
+    ) -> None:
         self._factory = factory
+        self._neighbourhood = neighbourhood
         self._name = name
         self._addresses = addresses or {}
 
@@ -205,7 +213,39 @@ class BalancerView:
                 label="aggregator",
                 is_counter=False,
             ),
+            *([] if self._neighbourhood is None else peer_metrics(self._neighbourhood)),
         ]
+
+
+def peer_metrics(neighbourhood: Neighbourhood) -> list[Metric]:
+    """Of a balancer that shares a virtual IP."""
+    links = neighbourhood.links
+    return [
+        Metric(
+            name="peer_up",
+            help="1 while the other balancer of the virtual IP answers.",
+            values={link.name: link.state == "up" for link in links},
+            label="peer",
+            is_counter=False,
+        ),
+        Metric(
+            name="peer_viewers",
+            help="Viewers that the other balancer has told of; kept when it is lost.",
+            values={link.name: len(link.viewers) for link in links},
+            label="peer",
+            is_counter=False,
+        ),
+        Metric(
+            name="viewers_reset",
+            help="Viewers of a lost balancer that were made to connect anew.",
+            values={"": neighbourhood.tickler.told},
+        ),
+        Metric(
+            name="viewers_not_reset",
+            help="Viewers of a lost balancer that could not be told, for want of CAP_NET_RAW or of a way to them.",
+            values={"": neighbourhood.tickler.failed},
+        ),
+    ]
 
 
 def balancer_health(factory: BalancerFactory) -> Health:

@@ -1,0 +1,58 @@
+"""The balancer's options about the other balancers of its virtual IP, and what is built from them.
+
+Composition only; what runs is :mod:`relay.net.neighbours`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.python import usage
+
+from relay.net.addresses import AddressWatch
+from relay.net.neighbours import Neighbourhood
+from relay.net.node import NodeSettings
+from relay.tiers.options import NodeOptions, client_endpoint, server_endpoint
+
+
+class PeerOptions(NodeOptions):
+    """``--peer`` and ``--peer-listen``."""
+
+    optParameters = [
+        ["peer-listen", None, None, "Endpoint where the other balancers of the virtual IP connect (--peer) to hear "
+         "which viewers are here, e.g. tcp:1937; not for viewers. Keep it on the inner network."],
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["peers"] = []
+
+    def opt_peer(self, peer: str) -> None:
+        """NAME=ENDPOINT of another balancer's --peer-listen (lb2=tcp:host:1937): when its address comes here, so do its
+        viewers (needs CAP_NET_RAW). May be repeated."""
+        name, equals, endpoint = peer.partition("=")
+        if not equals or not name or not endpoint:
+            raise usage.UsageError(f"--peer {peer!r} is not NAME=ENDPOINT")
+        if any(name == other for other, _ in self["peers"]):
+            raise usage.UsageError(f"--peer {name} is given twice")
+        self["peers"].append((name, endpoint))
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        if any(name == self["name"] for name, _ in self["peers"]):
+            raise usage.UsageError(f"--peer {self['name']} is this balancer itself")
+
+
+def make_neighbourhood(options: PeerOptions, settings: NodeSettings, reactor: Any) -> Neighbourhood | None:
+    """What the options say; ``None`` for a balancer that is alone.
+
+    Raises:
+        ConfigError: they can't be used.
+    """
+    if not options["peers"] and options["peer-listen"] is None:
+        return None
+    peers = [(name, client_endpoint(reactor, f"--peer {name}", text)) for name, text in options["peers"]]
+    neighbourhood = Neighbourhood(settings, reactor, peers, lambda changed: AddressWatch(reactor, changed))
+    if options["peer-listen"] is not None:
+        neighbourhood.listen(server_endpoint(reactor, "--peer-listen", options["peer-listen"]))
+    return neighbourhood
