@@ -119,12 +119,14 @@ class Gatherer:
 
     def why_not_normal(self) -> list[str]:
         """What is wrong, in words; empty when the preferred member runs and is read."""
-        link, preferred = self.links[0], self.upstreams[0]
+        link = self.links[0]
         if link.state == "down":
             return [f"{self.name}: {link.shown} is down ({link.why})"]
+        if link.state == "up" and link.health[0] == "unknown":
+            return [f"{self.name}: {link.shown} has not said yet how it is"]
         if link.state == "up" and _unfitness(link) == DRAINING:
             return [f"{self.name}: {link.shown} drains ({'; '.join(link.health[1])})"]
-        if link.state == "up" and not preferred.is_usable:
+        if link.state == "up" and not self.upstreams[0].is_usable:
             return [f"{self.name}: {link.shown} says that it is down ({'; '.join(link.health[1])})"]
         return []
 

@@ -19,7 +19,7 @@ One that has risen gets a tenth of its share of new viewers at first and all of 
 (HAProxy's slowstart, nginx's slow_start): a crowd must not meet it in its first second.
 
 Two turns for the better count at once.  A backend that was drained has not failed: its operator says when it is ready.
-And while the balancer itself starts, all backends come up, and none comes *back*.
+And while the balancer itself starts (as long as a slow start takes), all backends come up, and none comes *back*.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Standing:
     def told(self, state: BackendState, now: float) -> None:
         """A new state."""
         self._settle(now)
-        if rank(state) > rank(self._told) and state is not BackendState.DRAINING:
+        is_worse = rank(state) > rank(self._told) and state is not BackendState.DRAINING
+        if is_worse and not self._is_starting(now):
             self.falls = 1 if now - self._fell_at > FLAPPING_SECONDS else self.falls + 1
             self._fell_at = now
         was_drained = self._told is BackendState.DRAINING
@@ -93,9 +94,9 @@ class Standing:
         if rank(state) >= rank(self._counted):
             self._counted, self.rises_at = state, None
         else:
-            at_once = was_drained or self._is_starting(now)
-            self.rises_at = now if at_once else now + self._rise_seconds()
-            self._settle(now, is_return=not self._is_starting(now))
+            is_starting = self._is_starting(now)
+            self.rises_at = now if was_drained or is_starting else now + self._rise_seconds()
+            self._settle(now, is_return=not is_starting)
 
     def order(self, now: float) -> int:
         """The lower, the better: first by what it counts as; those that are rising come after all that count."""
@@ -120,7 +121,7 @@ class Standing:
             self.rises_at = None
 
     def _is_starting(self, now: float) -> bool:
-        return not self.falls and now - self._began < self._rule.slow_start_seconds
+        return now - self._began < self._rule.slow_start_seconds
 
     def _rise_seconds(self) -> float:
         longest = max(MAX_RISE_SECONDS, self._rule.rise_seconds)

@@ -286,7 +286,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
 
         reactor = global_reactor
-    runner = NodeRunner(COMMAND)
+    runner = NodeRunner(COMMAND, reactor)
     try:
         make = make_node if options["node"] else make_cluster
         make(options, reactor).setServiceParent(runner)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import attrs
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
@@ -243,11 +244,16 @@ def client_endpoint(reactor: Any, option: str, text: str) -> IStreamClientEndpoi
 
 
 class NodeRunner(MultiService):
-    """The root of a node that ``twistd`` runs: what keeps it from starting is said in one line."""
+    """The root of a node that ``twistd`` runs: what keeps it from starting is said in one line.
 
-    def __init__(self, command: str) -> None:
+    A stop that was asked for by a signal, and has come to its end, is a success: exit status 0.  (``twistd`` would end
+    the process by the same signal once more.)
+    """
+
+    def __init__(self, command: str, reactor: Any) -> None:
         super().__init__()
         self._command = command
+        self._reactor = reactor
 
     def privilegedStartService(self) -> None:
         try:
@@ -259,6 +265,13 @@ class NodeRunner(MultiService):
             )
         except ConfigError as error:
             refuse(self._command, error)
+
+    def stopService(self) -> Deferred[None]:
+        return maybeDeferred(super().stopService).addCallback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        if hasattr(self._reactor, "_exitSignal"):  # there is no public way
+            self._reactor._exitSignal = None
 
 
 class Listens(Protocol):
@@ -309,7 +322,7 @@ def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], r
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
 
         reactor = global_reactor
-    runner = NodeRunner(options.command)
+    runner = NodeRunner(options.command, reactor)
     try:
         make(options, reactor).setServiceParent(runner)
     except ConfigError as error:
