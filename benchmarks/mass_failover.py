@@ -40,6 +40,13 @@ FAULTS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "term": signal.SIGTERM
 JOIN_SECONDS = 60.0  # for the whole crowd to be there and compared
 SETTLE_SECONDS = 3.0
 STREAM = "live/padded"
+TIED = """\
+import runpy, sys
+from relay.tiers.child import die_with_parent
+die_with_parent(int(sys.argv[1]))
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 VICTIM = "agg1"
 
 
@@ -70,7 +77,7 @@ def published(cluster: Cluster, kbits: float, scratch: Path) -> Iterator[None]:
     example = Path(__file__).parents[1] / "examples" / "publish_file.py"
     url = f"rtmp://127.0.0.1:{cluster.ports['o1']}/{STREAM}"
     publisher = subprocess.Popen(
-        [sys.executable, str(example), "--loop", str(clip), url],
+        [sys.executable, "-c", TIED, str(os.getpid()), str(example), "--loop", str(clip), url],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.copying import CopyPair
 from relay.net.legs import can_splice
 from relay.net.pipes import PipePool
+from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
 from relay.net.splice import JoinedPair, SpliceOwner, SplicePair
 
@@ -25,7 +26,7 @@ class Splicer:
     """All the pairs of one balancer.
 
     Args:
-        reactor: watches the sockets.
+        reactor: runs the loop that watches the sockets.
         clock: measures the limits; the reactor, but for tests.
         read_low_water: see :class:`relay.net.splice.SplicePair`.
         can_splice: whether the kernel may move a transport's bytes; if not, they are copied.
@@ -49,6 +50,7 @@ class Splicer:
         self._read_low_water = read_low_water
         self._can_splice = can_splice
         self._closed_bytes = [0, 0]
+        self._loop: ReadinessLoop | None = None
         self._sweeping: IDelayedCall | None = None
 
     @property
@@ -69,11 +71,13 @@ class Splicer:
         watched = _Watched(self, owner)
         pair: JoinedPair
         if self._can_splice(viewer) and self._can_splice(backend):
+            if self._loop is None:
+                self._loop = ReadinessLoop(self._reactor)
             pair = SplicePair(
                 viewer,
                 backend,
                 watched,
-                reactor=self._reactor,
+                loop=self._loop,
                 limits=self._limits,
                 pipes=self.pipes,
                 now=now,
@@ -92,6 +96,9 @@ class Splicer:
         for pair in list(self.pairs):
             pair.abort("stopped")
         self.pipes.close()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
 
     def pair_ended(self, pair: JoinedPair) -> None:
         """Forget a pair, but for its bytes."""

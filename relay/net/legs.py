@@ -1,12 +1,11 @@
-"""The parts of a spliced pair: a leg is one socket in the reactor, a flow is one direction through a pipe.
+"""The parts of a spliced pair: a leg is one watched socket, a flow is one direction through a pipe.
 
-Owns the system calls and the reactor's registrations.  What an end or a failure means is decided by the pair, in
+Owns the system calls.  What an end or a failure means is decided by the pair, in
 :mod:`relay.net.splice`, where the theory is.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import socket
@@ -16,11 +15,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IPullProducer, IReactorFDSet, IReadWriteDescriptor, ITransport
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IPullProducer, ITransport
 from zope.interface import implementer
 
 from relay.net.pipes import Pipe, PipePool
+from relay.net.readiness import READABLE, WRITABLE, ReadinessLoop
 from relay.net.recording import ReplayDiverged
 from relay.net.sockets import has_unwritten
 
@@ -118,30 +117,20 @@ class Flushing:
         """The connection is lost; its protocol says so to the pair."""
 
 
-@implementer(IReadWriteDescriptor)
 class Leg:
-    """One socket of a pair, in the reactor in the place of its transport."""
+    """One socket of a pair, watched in the place of its transport."""
 
-    __slots__ = (
-        "fd",
-        "incoming",
-        "is_reading",
-        "is_ready",
-        "is_writing",
-        "outgoing",
-        "pair",
-        "reactor",
-        "transport",
-    )
+    __slots__ = ("fd", "incoming", "is_ready", "loop", "mask", "outgoing", "pair", "transport")
 
-    def __init__(self, pair: Pair, transport: Any, *, reactor: IReactorFDSet, incoming: Flow, outgoing: Flow) -> None:
-        self.reactor = reactor
+    def __init__(self, pair: Pair, transport: Any, *, loop: ReadinessLoop, incoming: Flow, outgoing: Flow) -> None:
+        self.loop = loop
         self.pair = pair
         self.transport = transport
         self.incoming = incoming
         self.outgoing = outgoing
         self.fd: int = transport.getHandle().fileno()
-        self.is_ready = self.is_reading = self.is_writing = False
+        self.mask = 0
+        self.is_ready = False
 
     def begin(self) -> None:
         """Take the socket over, at once or when the transport has written what it was given."""
@@ -159,37 +148,20 @@ class Leg:
         self.is_ready = True
         self.pair.leg_ready()
 
-    def fileno(self) -> int:
-        return self.fd
+    def readable(self) -> None:
+        self.incoming.pump()
 
-    def logPrefix(self) -> str:
-        return "splice"
+    def writable(self) -> None:
+        self.outgoing.drain()
 
-    def doRead(self) -> None:
-        if self.is_reading:
-            self.incoming.pump()
-
-    def doWrite(self) -> None:
-        if self.is_writing:
-            self.outgoing.drain()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor saw an error where there was nothing to read, and has dropped us."""
-        was_reading, self.is_reading, self.is_writing = self.is_reading, False, False
-        if was_reading:
-            self.pair.source_failed(self.incoming, errno.ECONNRESET)
-        else:
-            self.pair.sink_failed(self.outgoing, errno.ECONNRESET)
+    def fault(self) -> None:
+        self.pair.abort("fault")
 
     def watch_reading(self, wanted: bool) -> None:
-        if wanted != self.is_reading:
-            self.is_reading = wanted
-            (self.reactor.addReader if wanted else self.reactor.removeReader)(self)
+        self.loop.change(self, self.mask | READABLE if wanted else self.mask & ~READABLE)
 
     def watch_writing(self, wanted: bool) -> None:
-        if wanted != self.is_writing:
-            self.is_writing = wanted
-            (self.reactor.addWriter if wanted else self.reactor.removeWriter)(self)
+        self.loop.change(self, self.mask | WRITABLE if wanted else self.mask & ~WRITABLE)
 
     def send_fin(self) -> None:
         try:
@@ -210,8 +182,7 @@ class Leg:
         """Give the socket back to its transport, to be closed."""
         if self.fd < 0:
             return
-        self.watch_reading(False)
-        self.watch_writing(False)
+        self.loop.change(self, 0)
         is_open, self.fd = self.is_open, -1
         if is_open:
             (self.transport.abortConnection if is_abort else self.transport.loseConnection)()

@@ -36,13 +36,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.interfaces import ITransport
 
 from relay.limits import Limits
 from relay.net.legs import Flow, Leg, has_peer_ended, unacknowledged
 from relay.net.pipes import PipePool
+from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
 
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -114,7 +115,7 @@ class SplicePair:
     Args:
         viewer, backend: connected transports for which ``can_splice`` holds.  What they have yet to write goes first.
             Their protocols must tell the pair when they lose the connection (:meth:`lost`).
-        reactor: whose epoll watches the sockets.
+        loop: watches the sockets.
         now: the clock that :meth:`check` is called with.
         recording: what the first bytes pass through, both ways, until it is over.
         read_low_water: ``SO_RCVLOWAT`` of the backend's socket.  Over 1 it saves wake-ups, and holds back what is less:
@@ -127,7 +128,7 @@ class SplicePair:
         backend: ITransport,
         owner: SpliceOwner,
         *,
-        reactor: Any,
+        loop: ReadinessLoop,
         limits: Limits,
         pipes: PipePool,
         now: float,
@@ -137,7 +138,7 @@ class SplicePair:
         self.attached_at = 0
         self.outcome: str | None = None  # the first reason, which stays
         self.is_over = False
-        self._reactor = reactor
+        self._loop = loop
         self._limits = limits
         self._owner = owner
         self._read_low_water = read_low_water
@@ -151,7 +152,7 @@ class SplicePair:
         self._progress: int | None = None
         self._progress_at = now
         self._backend: Leg | None = None
-        self._viewer = Leg(self, viewer, reactor=reactor, incoming=self._up, outgoing=self._down)
+        self._viewer = Leg(self, viewer, loop=loop, incoming=self._up, outgoing=self._down)
         self._up.source = self._down.sink = self._viewer
         self._viewer.begin()
         self.attach_backend(backend)
@@ -181,7 +182,7 @@ class SplicePair:
         if not is_replay:
             self.attached_at = self.to_viewer
         self._down.is_source_done = False
-        self._backend = Leg(self, backend, reactor=self._reactor, incoming=self._down, outgoing=self._up)
+        self._backend = Leg(self, backend, loop=self._loop, incoming=self._down, outgoing=self._up)
         if self._read_low_water > 1:
             handle = self._backend.transport.getHandle()
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._read_low_water)
