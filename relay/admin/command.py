@@ -51,14 +51,15 @@ class Remote:
     @classmethod
     def parse(cls, text: str) -> Remote:
         """Raises :class:`ConfigError` if it is no URL of an admin site."""
+        refusal = ConfigError(f"{text!r} is not the URL of an admin site, http://HOST:PORT")
         try:
             url = urlsplit(text if "://" in text else f"http://{text}")
-            is_good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
-            if is_good and url.path in ("", "/") and not url.query:
-                return cls(url)
+            is_place = bool(url.hostname) and url.port != 0
         except ValueError:
-            pass  # it is no URL at all
-        raise ConfigError(f"{text!r} is not the URL of an admin site, http://HOST:PORT")
+            raise refusal from None
+        if not is_place or url.scheme not in ("http", "https") or url.path not in ("", "/") or url.query:
+            raise refusal
+        return cls(url)
 
     def ask(self, method: str, path: str) -> Any:
         """One request; the JSON of its answer."""

@@ -129,10 +129,6 @@ class BackendPool(Generic[EndpointT]):
         """Is one of them beyond suspicion?"""
         return any(not backend.connect_failures for backend in self._usable(None if self._falls_back else pin))
 
-    def is_rising(self, backend: Backend[EndpointT]) -> bool:
-        """Is it well again, but not yet for long enough?"""
-        return self.rises_in(backend) > 0
-
     def rises_in(self, backend: Backend[EndpointT]) -> float:
         """Seconds until what it says of itself counts; 0 if it does."""
         rises_at = self._standings[backend.name].rises_at

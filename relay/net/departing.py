@@ -25,6 +25,10 @@ ASK_AGAIN_SECONDS = 0.5  # one look at each viewer, while an aggregator that dra
 class Departing(Protocol):
     """A viewer."""
 
+    @property
+    def backend(self) -> Backend[Any] | None:
+        """Who serves it now."""
+
     def move_on(self, backend: Backend[Any]) -> bool:
         """Go elsewhere if this is your backend, and it is known where to go on; if it is not, false."""
 
@@ -45,6 +49,7 @@ class Departures:
         viewers_of: Callable[[Backend[Any]], Iterable[Departing]],
         pin: str | None = None,
     ) -> None:
+        self.moved = 0
         self._clock = clock
         self._pool = pool
         self._viewers_of = viewers_of
@@ -79,6 +84,7 @@ class Departures:
         """It is this viewer's turn, if things are still as they were."""
         if backend.state is BackendState.DRAINING and self._pool.has_usable(self._pin):
             viewer.move_on(backend)
+            self.moved += viewer.backend is not backend
 
     def _stop_asking(self) -> None:
         if self._again is not None and self._again.active():

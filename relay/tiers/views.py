@@ -187,10 +187,16 @@ class BalancerView:
                 name=backend.name,
                 endpoint=self._addresses.get(backend.name, backend.name),
                 state="down" if backend.state is BackendState.DOWN else "up",
-                why=backend.reason,
+                why=self._link_why(backend),
             )
             for backend in self._factory.pool.backends.values()
         ]
+
+    def _link_why(self, backend: Backend[Any]) -> str:
+        seconds = self._factory.pool.rises_in(backend)
+        if seconds:
+            return f"it gets viewers again if it stays {backend.state.value} for {seconds:.1f} s more"
+        return f"it drains: {backend.reason}" if backend.state is BackendState.DRAINING else backend.reason
 
     def metrics(self) -> Sequence[Metric]:
         backends = self._factory.pool.backends.values()
@@ -200,6 +206,11 @@ class BalancerView:
                 name="sessions_moved",
                 help="Times that a viewer's session went on at another aggregator.",
                 values={"": self._factory.sessions_moved},
+            ),
+            Metric(
+                name="sessions_drained",
+                help="Of those moves, the ones from an aggregator that drained, and still served.",
+                values={"": self._factory.departures.moved},
             ),
             Metric(
                 name="sessions_cut",
@@ -233,6 +244,12 @@ def peer_metrics(neighbourhood: Neighbourhood) -> list[Metric]:
             help="Viewers that the other balancer has told of; kept when it is lost.",
             values={link.name: len(link.viewers) for link in links},
             label="peer",
+            is_counter=False,
+        ),
+        Metric(
+            name="gives_way",
+            help="1 while this balancer can serve nobody and another may: keepalived's check then lets the address go.",
+            values={"": neighbourhood.gives_way},
             is_counter=False,
         ),
         Metric(

@@ -8,7 +8,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.errors import ConfigError
-from relay.net.backends import LAST_RETRY_SECONDS, SERVING, Backend, BackendPool, BackendState, Policy
+from relay.net.backends import (
+    LAST_RETRY_SECONDS,
+    SERVING,
+    Backend,
+    BackendPool,
+    BackendState,
+    Policy,
+    ReturnRule,
+)
 
 UP, DEGRADED, DOWN, DRAINING = BackendState.UP, BackendState.DEGRADED, BackendState.DOWN, BackendState.DRAINING
 
@@ -161,6 +169,113 @@ class SuspicionTests(SynchronousTestCase):
         self.assertEqual(self.one.retry_at, self.pool.next_retry())
         self.pool.set_state("one", DOWN)
         self.assertIsNone(self.pool.next_retry())
+
+
+RULE = ReturnRule(rise_seconds=1.0, slow_start_seconds=10.0)
+
+
+class ReturnTests(SynchronousTestCase):
+    """One of two was lost, and is back."""
+
+    def setUp(self):
+        self.clock = Clock()
+
+    def make(self, policy=Policy.ANY):
+        pool = BackendPool([Backend(name, None) for name in ("one", "two")], self.clock.seconds, policy, RULE)
+        self.clock.advance(100)
+        pool.set_state("one", DOWN)
+        self.clock.advance(5)
+        pool.set_state("one", UP)
+        return pool
+
+    def test_one_that_is_back_gets_nobody_until_it_has_been_well_for_a_while(self):
+        pool = self.make()
+        self.assertEqual({"two": 12}, picks(pool))
+        self.clock.advance(0.9)
+        self.assertEqual({"two": 12}, picks(pool))
+        self.assertAlmostEqual(0.1, pool.rises_in(pool.backends["one"]))
+        self.clock.advance(0.2)
+        self.assertEqual(0.0, pool.rises_in(pool.backends["one"]))
+        self.assertIn("one", picks(pool))
+
+    def test_it_is_used_at_once_if_there_is_no_other(self):
+        """A degraded other one is an other."""
+        pool = self.make()
+        pool.set_state("two", DEGRADED)
+        self.assertEqual({"two": 12}, picks(pool))
+        pool.set_state("two", DOWN)
+        self.assertEqual({"one": 12}, picks(pool))
+
+    def test_its_turns_grow_with_its_share(self):
+        pool = self.make()
+        for seconds, share in ((1.0, 0.1), (4.0, 0.4), (5.0, 0.9), (10.0, 1.0)):
+            self.clock.advance(seconds)
+            self.assertLess(abs(110 * share / (1 + share) - picks(pool, 110)["one"]), 1.5)
+
+    def test_turns_are_mixed(self):
+        """Not ten for the one and then ten for the other."""
+        pool = self.make()
+        self.clock.advance(6.0)
+        names = [pool.pick("192.0.2.7").name for _ in range(30)]
+        self.assertEqual(10, names.count("one"))
+        self.assertNotIn(["one", "one"], [names[at : at + 2] for at in range(29)])
+
+    def test_empty_one_is_filled_to_its_share_by_least_viewers(self):
+        """It would get everybody at once otherwise, being the emptiest."""
+        pool = self.make(Policy.LEAST_VIEWERS)
+        pool.backends["two"].viewers = 1000
+        for seconds, share in ((1.0, 0.1), (3.0, 0.3)):
+            self.clock.advance(seconds)
+            for _ in range(500):
+                pool.pick("192.0.2.7").viewers += 1
+            self.assertLess(abs(pool.backends["one"].viewers - share * pool.backends["two"].viewers), 2)
+
+    def test_address_that_has_gone_over_to_it_stays(self):
+        """By source-hash, those that it will have in the end come to it one after the other."""
+        pool = self.make(Policy.SOURCE_HASH)
+        addresses = [f"10.0.{number >> 8}.{number & 255}" for number in range(1000)]
+        self.clock.advance(1.0)
+        before: set[str] = set()
+        sizes = []
+        for _ in range(6):
+            now = {address for address in addresses if pool.pick(address).name == "one"}
+            self.assertLessEqual(before, now)
+            before = now
+            sizes.append(len(now))
+            self.clock.advance(2.0)
+        self.assertEqual(sorted(sizes), sizes)
+        self.assertTrue(sizes[0] < 150 and 430 < sizes[-1] < 570, sizes)
+
+
+class PinTests(SynchronousTestCase):
+    def setUp(self):
+        backends = [Backend(name, None) for name in ("one", "two")]
+        self.pool = BackendPool(backends, Clock().seconds, falls_back=True)
+
+    def test_pinned_one_is_used_while_it_serves(self):
+        self.pool.set_state("one", DEGRADED)
+        self.assertEqual({"one": 12}, picks(self.pool, pin="one"))
+
+    def test_others_are_used_when_it_serves_nobody(self):
+        """By the health rule, and until it serves again."""
+        for state in (DOWN, DRAINING):
+            self.pool.set_state("one", state)
+            self.assertEqual({"two": 12}, picks(self.pool, pin="one"))
+            self.assertTrue(self.pool.has_usable("one"))
+        self.pool.set_state("one", UP)
+        self.assertEqual({"one": 12}, picks(self.pool, pin="one"))
+
+    def test_others_are_used_when_it_was_just_tried_in_vain(self):
+        one = self.pool.backends["one"]
+        self.assertEqual({"two": 12}, picks(self.pool, pin="one", without=[one]))
+        self.pool.note_failure(one, 0.0)
+        self.assertTrue(self.pool.has_proven("one"))
+
+    def test_nobody_is_used_when_none_serves(self):
+        for name in ("one", "two"):
+            self.pool.set_state(name, DOWN)
+        self.assertEqual({None: 12}, picks(self.pool, pin="one"))
+        self.assertFalse(self.pool.has_usable("one"))
 
 
 names = st.lists(st.text("abcdefgh0123", min_size=1, max_size=6), min_size=2, max_size=8, unique=True)
