@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relay.net.backends import Backend, BackendPool, BackendState
 from relay.net.moving import MoveQueue
 
-ASK_AGAIN_SECONDS = 0.5  # one look at each viewer, while an aggregator that drains has any
+ASK_AGAIN_SECONDS = 0.5  # one look at each viewer, while an aggregator drains
 
 
 class Departing(Protocol):
@@ -62,7 +62,7 @@ class Departures:
     def ask(self) -> None:
         """Ask everybody who is still at a backend that drains."""
         self._stop_asking()
-        draining = [backend for backend in self._pool.backends.values() if _is_left(backend)]
+        draining = [each for each in self._pool.backends.values() if each.state is BackendState.DRAINING]
         if not draining:
             return
         self._again = self._clock.callLater(ASK_AGAIN_SECONDS, self.ask)
@@ -90,7 +90,3 @@ class Departures:
         if self._again is not None and self._again.active():
             self._again.cancel()
         self._again = None
-
-
-def _is_left(backend: Backend[Any]) -> bool:
-    return backend.state is BackendState.DRAINING and backend.viewers > 0
