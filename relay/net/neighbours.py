@@ -129,6 +129,7 @@ class Neighbourhood(MultiService):
         settings: who we are.
         clock: the reactor.
         peers: (name, endpoint of their ``--peer-listen``).
+        health: how this balancer is: ("normal" | "degraded" | "down", reasons).
         watch: makes the watch of our addresses, given what to call at a change.
         make_sender: opens what sends packets; an ``OSError`` is said once in the log.
     """
@@ -140,12 +141,14 @@ class Neighbourhood(MultiService):
         settings: NodeSettings,
         clock: IReactorTime,
         peers: Sequence[tuple[str, IStreamClientEndpoint]],
+        health: Callable[[], tuple[str, list[str]]],
         watch: Callable[[Callable[[], None]], Addresses],
         make_sender: Callable[[], Sender] = RawSender,
     ) -> None:
         super().__init__()
         client = ClientSettings(identity=settings.identity, limits=settings.limits, clock=clock)
-        self.port = PeerPort(settings, clock)
+        self.port = PeerPort(settings, clock, health)
+        self._health = health
         self.port.setServiceParent(self)
         self.tickler = Tickler(clock, None, self._is_orphan)
         self.links = [PeerLink(name, endpoint, client, self._changed, self._came) for name, endpoint in peers]
@@ -166,6 +169,7 @@ class Neighbourhood(MultiService):
     def startService(self) -> None:
         self._open_sender()
         super().startService()
+        self.tell_health()
         self._watch.start()
         for link in self.links:
             link.start()
@@ -186,6 +190,22 @@ class Neighbourhood(MultiService):
     def viewer_gone(self, viewer: Hashable) -> None:
         """It isn't any more."""
         self.port.peers.viewer_gone(viewer)
+
+    # the balancer's health
+
+    def tell_health(self) -> None:
+        """It may have changed."""
+        self.port.tell_health()
+
+    @property
+    def gives_way(self) -> bool:
+        """Should another have the address?  We can serve nobody, and there is a peer that may, or that we can't ask.
+
+        When it can't be asked, either it is dead and doesn't care, or we are cut off.  When no peer can serve anybody
+        either, the address had better stay where it is.
+        """
+        is_down = self._health()[0] == "down"
+        return is_down and not all(link.state == "up" and link.health[0] == "down" for link in self.links)
 
     # what happens
 
@@ -233,11 +253,10 @@ class Neighbourhood(MultiService):
         count = sum(self._tickle(viewer) for viewer in viewers)
         if count:
             self.log.info(
-                "{count} viewers of {peer}, which {how}, are connected to an address that is here now: each is told to "
-                "connect anew",
-                count=count,
+                "{peer} {how}, and its viewers' address is here now; told to connect anew: {count}",
                 peer=link.shown,
-                how="gave it up" if link.state == "up" else f"is lost ({link.why})",
+                how="has lost the address" if link.state == "up" else f"is lost ({link.why})",
+                count=count,
             )
 
     def _tickle(self, viewer: FourTuple) -> bool:

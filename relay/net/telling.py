@@ -7,6 +7,7 @@ A peer's connection is a control connection (:mod:`relay.net.control`), with the
 its own: what comes in on the viewers' port is spliced to an aggregator unread.  After the peer's ``relayHello`` it is
 told, unasked:
 
+    relayHealth       state, [why]          of this balancer; again at each change
     relayAddresses    [address, …]          of this machine: all there are; again at each change
     relayViewers      is_first, [entry, …]  they are here; is_first: forget what was told on an earlier connection
     relayViewersGone  [id, …]
@@ -18,7 +19,7 @@ reactor.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -33,7 +34,7 @@ from relay.rtmp.events import CommandReceived
 if TYPE_CHECKING:
     from relay.net.rtmp_server import RtmpServerProtocol
 
-TELL_SECONDS = 0.05  # a viewer that came so shortly before a power cut is in its handshake, and gives up itself
+TELL_SECONDS = 0.05  # between two messages; of a crowd, those of the last moment before a power cut are not known
 BATCH = 500  # entries in one message: 40 kB, encoded in about 4 ms
 
 
@@ -51,6 +52,7 @@ class PeerControl(ControlServer):
         self._came: dict[int, FourTuple] = {}
         self._gone: list[int] = []
         self._call: IDelayedCall | None = None
+        self._told_at = -TELL_SECONDS
         self._dealing: dict[RtmpServerProtocol, IDelayedCall] = {}
 
     def has(self, connection: FourTuple) -> bool:
@@ -122,13 +124,16 @@ class PeerControl(ControlServer):
             self._dealing[protocol] = self._clock.callLater(0, self._deal, protocol, rest)
 
     def _tell_soon(self) -> None:
+        """At once, unless something was told a moment ago."""
         if self._call is None:
-            self._call = self._clock.callLater(TELL_SECONDS, self._tell_changes)
+            seconds = max(0.0, self._told_at + TELL_SECONDS - self._clock.seconds())
+            self._call = self._clock.callLater(seconds, self._tell_changes)
 
     def _tell_changes(self) -> None:
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
+        self._told_at = self._clock.seconds()
         came, self._came = self._came, {}
         gone, self._gone = self._gone, []
         if gone:
@@ -142,12 +147,18 @@ def _entries(viewers: dict[int, FourTuple]) -> list[dict[str, Any]]:
 
 
 class PeerPort(Node):
-    """Where peers connect: a node without streams."""
+    """Where peers connect: a node without streams, as well as the balancer is."""
 
-    def __init__(self, settings: NodeSettings, clock: IReactorTime) -> None:
+    def __init__(
+        self, settings: NodeSettings, clock: IReactorTime, health: Callable[[], tuple[str, list[str]]]
+    ) -> None:
         super().__init__(attrs.evolve(settings, trusted=()), clock)
         self.peers = PeerControl(self.hub, clock)
         self.control = self.peers
+        self._balancer_health = health
+
+    def health(self) -> tuple[str, list[str]]:
+        return self._balancer_health()
 
     def release(self) -> None:
         super().release()

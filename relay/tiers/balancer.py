@@ -24,7 +24,7 @@ from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.tiers.options import client_endpoint, not_negative, run_node, serve
 from relay.tiers.peering import PeerOptions, make_neighbourhood
-from relay.tiers.views import BalancerView
+from relay.tiers.views import BalancerView, balancer_health
 
 PINNED_DOWN = ("hold", "fall-back")
 NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
@@ -140,6 +140,7 @@ class Balancer(MultiService):
         """Share a virtual IP with others."""
         self.neighbourhood = neighbourhood
         self.factory.observers.append(neighbourhood)
+        self.pool.add_observer(neighbourhood.tell_health)
         neighbourhood.setServiceParent(self)
 
     def when_listening(self) -> Deferred[IListeningPort]:
@@ -210,7 +211,7 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     falls_back = options["when-pinned-down"] == "fall-back"
     policy = Policy(options["policy"])
     balancer = Balancer(settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back)
-    neighbourhood = make_neighbourhood(options, settings, reactor)
+    neighbourhood = make_neighbourhood(options, settings, reactor, lambda: balancer_health(balancer.factory))
     if neighbourhood is not None:
         balancer.join(neighbourhood)
     view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]), neighbourhood)

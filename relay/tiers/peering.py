@@ -5,10 +5,12 @@ Composition only; what runs is :mod:`relay.net.neighbours`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python import usage
 
+from relay.admin.views import Health
 from relay.net.addresses import AddressWatch
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import NodeSettings
@@ -43,8 +45,13 @@ class PeerOptions(NodeOptions):
             raise usage.UsageError(f"--peer {self['name']} is this balancer itself")
 
 
-def make_neighbourhood(options: PeerOptions, settings: NodeSettings, reactor: Any) -> Neighbourhood | None:
+def make_neighbourhood(
+    options: PeerOptions, settings: NodeSettings, reactor: Any, health: Callable[[], Health]
+) -> Neighbourhood | None:
     """What the options say; ``None`` for a balancer that is alone.
+
+    Args:
+        health: the balancer's.
 
     Raises:
         ConfigError: they can't be used.
@@ -52,7 +59,12 @@ def make_neighbourhood(options: PeerOptions, settings: NodeSettings, reactor: An
     if not options["peers"] and options["peer-listen"] is None:
         return None
     peers = [(name, client_endpoint(reactor, f"--peer {name}", text)) for name, text in options["peers"]]
-    neighbourhood = Neighbourhood(settings, reactor, peers, lambda changed: AddressWatch(reactor, changed))
+
+    def said() -> tuple[str, list[str]]:
+        now = health()
+        return now.state, list(now.why)
+
+    neighbourhood = Neighbourhood(settings, reactor, peers, said, lambda changed: AddressWatch(reactor, changed))
     if options["peer-listen"] is not None:
         neighbourhood.listen(server_endpoint(reactor, "--peer-listen", options["peer-listen"]))
     return neighbourhood

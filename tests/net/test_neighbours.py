@@ -47,6 +47,7 @@ class Machine:
         self.addresses: frozenset[str] = frozenset()
         self.told: list[int] = []  # ports of the viewers that were sent a packet
         self.is_allowed = True
+        self.health = "normal"
         self._changed: Callable[[], None] = lambda: None
 
     def watch(self, changed: Callable[[], None]) -> Machine:
@@ -102,7 +103,9 @@ class PeerTests(SynchronousTestCase):
         identity = NodeIdentity(name=name, tier="balancer", secret=secret)
         settings = NodeSettings(identity=identity, limits=attrs.evolve(DEFAULT_LIMITS, **limits))
         machine = self.machines[name]
-        node = Neighbourhood(settings, self.network.reactor, peers, machine.watch, machine.open_sender)
+        node = Neighbourhood(
+            settings, self.network.reactor, peers, lambda: (machine.health, []), machine.watch, machine.open_sender
+        )
         self.nodes[name] = node
         self.endpoints[name] = self.network.endpoint(node.port.ports)
         node.privilegedStartService()
@@ -227,6 +230,29 @@ class PeerTests(SynchronousTestCase):
 
     def test_ipv4_viewer_of_an_ipv6_listener_has_its_ipv4_address(self) -> None:
         self.assertEqual(VIP, getattr(FourTuple.of(Ends(1, f"::ffff:{VIP}")), "local", None))
+
+    # giving way
+
+    def test_balancer_that_can_serve_nobody_gives_way_to_one_that_may(self) -> None:
+        node = self.nodes["lb2"]
+        for ours, theirs, gives_way in (
+            ("normal", "normal", False),
+            ("degraded", "normal", False),
+            ("down", "degraded", True),
+            ("down", "down", False),
+            ("normal", "down", False),
+        ):
+            self.machines["lb2"].health, self.machines["lb1"].health = ours, theirs
+            self.nodes["lb1"].tell_health()
+            self.network.carry()
+            self.assertEqual(gives_way, node.gives_way, (ours, theirs))
+
+    def test_balancer_that_can_serve_nobody_and_hears_of_nobody_gives_way(self) -> None:
+        """It is cut off, and when that heals it must not win the address back."""
+        self.machines["lb2"].health = "down"
+        self.cut()
+        self.network.advance(1)
+        self.assertTrue(self.nodes["lb2"].gives_way)
 
     # resetting
 
