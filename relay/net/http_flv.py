@@ -13,6 +13,7 @@ Whatever follows the first request is ignored: the answer says ``Connection: clo
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from http import HTTPStatus
 from typing import Protocol
@@ -203,13 +204,16 @@ class HttpFlvProtocol(TwistedProtocol):
         self._timer = None
 
 
+_ABSOLUTE = re.compile(r"\Ahttps?://[^/?#]*", re.IGNORECASE)
+
+
 def stream_of(target: str) -> StreamName:
-    """``/live/demo.flv?any=query`` to the stream's name.
+    """``/live/demo.flv?any=query`` to the stream's name; also in the absolute form (RFC 9112, 3.2.2).
 
     Raises:
         NameRefused: it is no such path.
     """
-    path, _ = split_query(target)
+    path, _ = split_query(_ABSOLUTE.sub("", target))
     if not path.startswith("/") or not path.endswith(SUFFIX):
         raise NameRefused(f"{path[:64]!r} is not /APP/NAME{SUFFIX}")
     return StreamName.parse(path[1 : -len(SUFFIX)])

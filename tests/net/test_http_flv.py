@@ -279,9 +279,10 @@ class TargetTests(SynchronousTestCase):
     def test_path_is_app_and_name(self) -> None:
         self.assertEqual(StreamName("live", "demo"), stream_of("/live/demo.flv?a=b"))
         self.assertEqual(StreamName("live", "demo.flv"), stream_of("/live/demo.flv.flv"))
+        self.assertEqual(StreamName("live", "demo"), stream_of("HTTP://user@host:80/live/demo.flv?a=b"))
 
     def test_anything_else_is_refused(self) -> None:
-        for target in ("", "live/demo.flv", "/live", "/live/demo.flv/", "/live/demo.mp4"):
+        for target in ("", "live/demo.flv", "/live", "/live/demo.flv/", "/live/demo.mp4", "ftp://host/live/demo.flv"):
             self.assertRaises(NameRefused, stream_of, target)
 
 
