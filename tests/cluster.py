@@ -274,13 +274,13 @@ class ClusterTestCase(TestCase):
         named = [word for node in aggregators for word in ("--aggregator", f"{node.name}={node.endpoint}")]
         return self.start_node("balancer", name, *named, *options)
 
-    def start_cluster(self, *origin_options: str) -> None:
+    def start_cluster(self, *origin_options: str, aggregator_options: Sequence[str] = ()) -> None:
         """Every tier: one origin, a pair, two aggregators, a balancer."""
         self.origin = self.start_origin(*origin_options)
         self.a1 = self.start_distributor("a1", self.origin.endpoint)
         self.a2 = self.start_distributor("a2", self.origin.endpoint)
-        self.agg1 = self.start_aggregator("agg1", [self.a1, self.a2])
-        self.agg2 = self.start_aggregator("agg2", [self.a2, self.a1])
+        self.agg1 = self.start_aggregator("agg1", [self.a1, self.a2], *aggregator_options)
+        self.agg2 = self.start_aggregator("agg2", [self.a2, self.a1], *aggregator_options)
         self.balancer = self.start_balancer("lb1", [self.agg1, self.agg2])
 
     async def normal(self) -> None:

@@ -82,7 +82,8 @@ class Departures:
 
     def _move(self, viewer: Departing, backend: Backend[Any]) -> None:
         """It is this viewer's turn, if things are still as they were."""
-        if backend.state is BackendState.DRAINING and self._pool.has_usable(self._pin):
+        is_wanted = backend.state is BackendState.DRAINING and self._pool.has_usable(self._pin)
+        if is_wanted and viewer.backend is backend:
             viewer.move_on(backend)
             self.moved += viewer.backend is not backend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,13 +13,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 
 from tests.clients import Watcher, frames, is_run, looped, publish, read_clip, watch
-from tests.cluster import ClusterTestCase, Node
+from tests.cluster import ClusterTestCase, Node, until
 from tests.integration.test_sessions import FlvWatcher, frames_for_ever
 
 pytestmark = pytest.mark.net
 
 STREAM = "live/drain"
 FRAMES = 40
+LONG_DRAIN_SECONDS = 60  # of the aggregators: no test waits so long
+LATER = 24  # viewers after one is back: even a tenth of its share is more than one of them
 
 
 class DrainTests(ClusterTestCase):
@@ -26,7 +29,7 @@ class DrainTests(ClusterTestCase):
 
     async def setUp(self) -> None:
         super().setUp()
-        self.start_cluster()
+        self.start_cluster(aggregator_options=["--drain-seconds", str(LONG_DRAIN_SECONDS)])
         await self.normal()
         self.clip = read_clip("h264_aac.flv")
         await publish(self, self.origin, STREAM, looped(self.clip))
@@ -52,6 +55,72 @@ class DrainTests(ClusterTestCase):
         await self._check(viewers)
         for node in (self.agg1, self.agg2):
             self.assertEqual(0, await node.metric("relay_missing_bytes_total"))
+
+    async def test_aggregator_that_is_stopped_does_not_wait_for_viewers_who_can_t_be_moved(self) -> None:
+        """They came to it directly."""
+        direct = await watch(self, self.agg1, STREAM)
+        await direct.has_frames(FRAMES)
+        self.agg1.signal(signal.SIGTERM)
+        self.assertEqual(0, await self.agg1.ended(LONG_DRAIN_SECONDS / 2))
+
+    async def test_aggregator_is_drained_and_undrained_by_command(self) -> None:
+        viewers = await self._viewers()
+        out = await self._admin(0, "drain", self.agg1)
+        self.assertIn("agg1 can be stopped", out)
+        for node, there in ((self.agg1, 0), (self.agg2, len(viewers))):
+            await node.when(lambda told, there=there: told["viewers"] == there)
+        self.assertIn("agg1 (aggregator) is down, 0 viewers", await self._admin(1, "status", self.agg1))
+        newcomers = [await watch(self, self.balancer, STREAM) for _ in range(4)]
+        await self._go_on(newcomers)
+        self.assertEqual(len(viewers) + 4, (await self.agg2.when(lambda _: True))["viewers"])
+        await self._admin(0, "undrain", self.agg1)
+        await self.balancer.when(lambda told: told["state"] == "normal")
+        newcomers += [await watch(self, self.balancer, STREAM) for _ in range(LATER)]
+        await self._check(viewers + newcomers)
+        self.assertGreater((await self.agg1.when(lambda _: True))["viewers"], 0)
+        self.assertEqual(3, await self.balancer.metric("relay_sessions_drained_total"))
+
+    async def test_distributor_is_drained_and_undrained_by_command(self) -> None:
+        viewers = await self._viewers()
+        await self._admin(0, "drain", self.a1)
+        for node in (self.agg1, self.agg2):
+            self.assertEqual("a2", (await node.stream(STREAM))["source"])
+        self.assertEqual("degraded", (await self.agg1.when(lambda _: True))["state"])
+        await self._admin(0, "undrain", self.a1)
+        await self.agg1.stream(STREAM, lambda stream: stream["source"] == "a1")
+        await self.agg1.when(lambda told: told["state"] == "normal")
+        await self._check(viewers)
+
+    async def test_viewers_stay_where_they_are_when_nobody_else_takes_them(self) -> None:
+        """And move as soon as somebody does."""
+        await self.agg2.kill()
+        await self.balancer.when(lambda told: told["state"] == "degraded")
+        viewers = [await watch(self, self.balancer, STREAM) for _ in range(2)]
+        await self._go_on(viewers)
+        self.assertIn("2 sessions left", await self._admin(1, "drain", self.agg1, "--seconds", "1"))
+        await self._go_on(viewers)
+        await self.agg2.restart()
+        await self.agg2.when(lambda told: told["viewers"] == 2)
+        await self._check(viewers)
+
+    async def test_origin_that_drains_takes_no_new_broadcast(self) -> None:
+        """The one that is here goes on, and its copies too."""
+        await self._admin(0, "drain", self.origin, "--no-wait")
+        other = await publish(self, self.origin, f"{STREAM}2", looped(self.clip))
+        await until(lambda: other.outcome, "the publisher is refused")
+        self.assertEqual("NetStream.Publish.Denied", other.outcome)
+        await self._check(await self._viewers())
+        self.assertEqual("a1", (await self.agg1.stream(STREAM))["source"])
+
+    async def test_balancer_says_that_it_can_t_be_drained(self) -> None:
+        self.assertIn("lb1 is a balancer", await self._admin(1, "drain", self.balancer))
+
+    async def _admin(self, status: int, command: str, node: Node, *options: str) -> str:
+        """Run ``relay-admin``; what it prints."""
+        url = f"http://127.0.0.1:{node.admin_port}"
+        program = self.run_program(sys.executable, "-m", "relay.admin", command, *options, url)
+        self.assertEqual(status, await program.ended(), program.text)
+        return program.text
 
     async def _viewers(self) -> list[Any]:
         """Three over RTMP and three over HTTP-FLV, dealt to both aggregators."""
