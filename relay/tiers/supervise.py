@@ -32,6 +32,9 @@ from relay.tiers.options import EXIT_CONFIG
 STOP_SECONDS = 10
 """From SIGTERM to SIGKILL: a node has ``Limits.close_seconds`` (5) to let its viewers go."""
 
+RESTART_SECONDS = 0.5
+"""Until a node that died is started again: just then its neighbours need the processor, for its viewers move."""
+
 MAX_RESTART_SECONDS = 10
 """Longest wait before a node that dies at once is started again; procmon's own is an hour."""
 
@@ -171,7 +174,7 @@ class _ChildReactor:
         return seconds
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-        return self._reactor.callLater(delay, callable, *args, **kwargs)
+        return self._reactor.callLater(max(delay, RESTART_SECONDS), callable, *args, **kwargs)
 
     def getDelayedCalls(self) -> Sequence[Any]:
         calls: Sequence[Any] = self._reactor.getDelayedCalls()

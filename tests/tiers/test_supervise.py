@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.tiers.child import PARENT_VARIABLE
 from relay.tiers.options import EXIT_CONFIG
-from relay.tiers.supervise import LINE_BYTES, STOP_SECONDS, Supervisor, child_environment
+from relay.tiers.supervise import LINE_BYTES, RESTART_SECONDS, STOP_SECONDS, Supervisor, child_environment
 
 
 class FakeProcess:
@@ -83,7 +83,9 @@ class SupervisorTests(SupervisorTestCase):
         process = self.start()
         self.reactor.advance(60)
         process.end(by_signal=signal.SIGKILL)
-        self.reactor.advance(0)
+        self.reactor.advance(RESTART_SECONDS / 2)
+        self.assertEqual(1, len(self.reactor.processes))
+        self.reactor.advance(RESTART_SECONDS / 2)
         self.assertEqual((2, 1), (len(self.reactor.processes), self.supervisor.restarts("a1")))
 
     def test_node_that_refuses_at_once_is_not_started_again(self):
@@ -100,7 +102,7 @@ class SupervisorTests(SupervisorTestCase):
         self.start()
         self.reactor.advance(60)
         self.reactor.processes[-1].end(by_signal=signal.SIGKILL)
-        self.reactor.advance(0)
+        self.reactor.advance(RESTART_SECONDS)
         self.reactor.processes[-1].end(EXIT_CONFIG)
         self.reactor.advance(30)
         self.assertEqual(([], 3), (self.refusals, len(self.reactor.processes)))
