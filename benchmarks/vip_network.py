@@ -1,18 +1,18 @@
 """Two balancers and keepalived on hosts of their own: network namespaces on a bridge.  Needs root.
 
-Owns the namespaces, the processes in them, and their end.  Called by ``benchmarks/virtual_ip.py`` and by ``tests/vip``.
+Owns the namespaces, the processes in them, and their end.  Called by ``virtual_ip.py`` and by the tests; the viewers
+are in ``vip_viewers.py``.
 
     hub        a bridge, with a port to each of:
     client     192.0.2.9      viewers
     lb1, lb2   192.0.2.11/12  a balancer and keepalived each, with the configuration of examples/keepalived
     inner      192.0.2.21     an origin that serves, and something to see, live/demo
 
-The interface of each host is ``eth0``, as that configuration says.  Everybody has an IPv6 address too (2001:db8::…).
+The interface of each host is ``eth0``, as that configuration says.  Everybody has an IPv6 address too (2001:db8::...).
 """
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import re
@@ -36,7 +36,6 @@ PORT, ADMIN_PORT, PEER_PORT = 1935, 8081, 1937
 STREAM = "live/demo"
 DEADLINE_SECONDS = 20.0
 POLL_SECONDS = 0.02
-CLONE_NEWNET = 0x40000000  # <sched.h>; Python has os.setns from 3.12 on
 _TOOL_PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 _numbers = itertools.count(1)
 
@@ -62,17 +61,6 @@ def run(*words: str) -> str:
     if done.returncode:
         raise NetworkFailed(f"{' '.join(words)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
-
-
-def enter(namespace: str) -> None:
-    """Take the calling thread into a network namespace: the sockets that it makes from now on are there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.setns(descriptor, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns({namespace})")
-    finally:
-        os.close(descriptor)
 
 
 class Process:

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
+from vip_network import BALANCERS, VIP, VIP6, VipNetwork, run, running_network
+from vip_viewers import Viewer, is_served
 
-from benchmarks.vip_network import BALANCERS, VIP, VIP6, VipNetwork, run, running_network
-from benchmarks.vip_viewers import Viewer, is_served
 from tests.programs import is_ci, require_program
 
 CHECKS = 2 * 2 * 3  # on two hosts, two scripts, three times
