@@ -72,6 +72,7 @@ class Drain:
         self.is_stopping = False
         self._node = node
         self._clock = clock
+        self._until = 0.0  # a stop that waits does so at most until then
 
     def begin(self, why: str) -> None:
         """Ask everybody to go."""
@@ -110,23 +111,30 @@ class Drain:
         self.is_stopping = True
         self.begin("it is stopped")
         before = self.remaining()
-        left = await self._when_empty(self._clock.seconds() + seconds)
+        began = self._clock.seconds()
+        self._until = began + seconds
+        left = await self._when_empty()
         if not before.is_empty:
             self.log.info(
-                "{name} stops: {moved} of {all} sessions and copies have moved{rest}",
+                "{name} stops after {seconds:.1f} s: {moved} of {all} sessions and copies have moved{rest}",
                 name=self._node.name,
+                seconds=self._clock.seconds() - began,
                 moved=before.sessions + before.copies - left.sessions - left.copies,
                 all=before.sessions + before.copies,
-                rest="" if left.is_empty else f" in {seconds:g} s; the others are cut off",
+                rest="" if left.is_empty else "; the others are cut off",
             )
 
-    def _when_empty(self, until: float) -> Deferred[Remaining]:
-        """Fires with who is left, when nobody is who can move, or at the time ``until``."""
+    def hurry(self) -> None:
+        """A stop waits no longer."""
+        self._until = 0.0
+
+    def _when_empty(self) -> Deferred[Remaining]:
+        """Fires with who is left, when nobody is who can move, or when the time is over."""
         empty: Deferred[Remaining] = Deferred()
 
         def look() -> None:
             left = self.remaining()
-            if left.is_empty or self._clock.seconds() >= until:
+            if left.is_empty or self._clock.seconds() >= self._until:
                 empty.callback(left)
             else:
                 self._clock.callLater(LOOK_SECONDS, look)

@@ -282,11 +282,12 @@ def make_node(options: Options, reactor: Any) -> MultiService:
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """What ``twistd`` calls."""
-    if reactor is None:
+    is_own_process = reactor is None
+    if is_own_process:
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
 
         reactor = global_reactor
-    runner = NodeRunner(COMMAND, reactor)
+    runner = NodeRunner(COMMAND, reactor if is_own_process else None)
     try:
         make = make_node if options["node"] else make_cluster
         make(options, reactor).setServiceParent(runner)

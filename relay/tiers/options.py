@@ -6,6 +6,7 @@ Owns the parsing of endpoints, secrets and networks.  The tiers' ``Options`` der
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from relay.limits import DEFAULT_LIMITS, Limits
 from relay.log.options import LogOptions
 from relay.net.identity import NodeIdentity, read_secret_file
 from relay.net.listening import ListeningService
-from relay.net.node import NodeSettings
+from relay.net.node import Node, NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
 
@@ -247,10 +248,14 @@ class NodeRunner(MultiService):
     """The root of a node that ``twistd`` runs: what keeps it from starting is said in one line.
 
     A stop that was asked for by a signal, and has come to its end, is a success: exit status 0.  (``twistd`` would end
-    the process by the same signal once more.)
+    the process by the same signal once more.)  A second signal is impatience: nothing is waited for any longer.
+
+    Args:
+        command: what the operator typed.
+        reactor: of this process, if the process is the node's own.
     """
 
-    def __init__(self, command: str, reactor: Any) -> None:
+    def __init__(self, command: str, reactor: Any = None) -> None:
         super().__init__()
         self._command = command
         self._reactor = reactor
@@ -267,7 +272,15 @@ class NodeRunner(MultiService):
             refuse(self._command, error)
 
     def stopService(self) -> Deferred[None]:
+        if self._reactor is not None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: self._reactor.callFromThread(self._hurry))
         return maybeDeferred(super().stopService).addCallback(self._stopped)
+
+    def _hurry(self) -> None:
+        for service in self:
+            if isinstance(service, Node):
+                service.drain.hurry()
 
     def _stopped(self, _: object) -> None:
         if hasattr(self._reactor, "_exitSignal"):  # there is no public way
@@ -288,13 +301,18 @@ NodeT = TypeVar("NodeT", bound=Listens)
 OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 
-def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any) -> NodeT:
-    """Let a node listen where the options say, for media and for ``--admin``."""
-    node.listen(server_endpoint(reactor, "--listen", options["listen"]))
+def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any, ports: Any = None) -> NodeT:
+    """Let a node listen where the options say, for media and for ``--admin``.
+
+    Args:
+        ports: listens in the place of the reactor (:class:`relay.net.ports.Ports`).
+    """
+    ports = reactor if ports is None else ports
+    node.listen(server_endpoint(ports, "--listen", options["listen"]))
     if not options["secret-file"] and "interface=127." not in options["listen"]:
         log.warn("{name}: no --secret-file: every peer on this host is believed to be a node", name=options["name"])
     if options["admin"]:
-        endpoint = server_endpoint(reactor, "--admin", options["admin"])
+        endpoint = server_endpoint(ports, "--admin", options["admin"])
         site = make_site(view, reactor, Guard.make(options["admin-hosts"]))
         node.addService(ListeningService(endpoint, BoundedFactory(site, options.limits.admin_connections)))
     return node
@@ -317,12 +335,13 @@ def prepare_process() -> None:
 
 def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], reactor: Any) -> MultiService:
     """Build a node and put it under a runner; a bad option ends the process with one line."""
-    if reactor is None:
+    is_own_process = reactor is None
+    if is_own_process:
         prepare_process()
         from twisted.internet import reactor as global_reactor  # noqa: PLC0415 (only twistd's own entry leaves it out)
 
         reactor = global_reactor
-    runner = NodeRunner(options.command, reactor)
+    runner = NodeRunner(options.command, reactor if is_own_process else None)
     try:
         make(options, reactor).setServiceParent(runner)
     except ConfigError as error:

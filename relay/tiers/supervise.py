@@ -30,10 +30,11 @@ from relay.tiers.child import PARENT_VARIABLE
 from relay.tiers.options import EXIT_CONFIG
 
 STOP_SECONDS = 10
-"""From SIGTERM to SIGKILL: a node has ``Limits.close_seconds`` (5) to let its viewers go."""
+"""From SIGTERM to SIGKILL, for all nodes at once.
 
-RESTART_SECONDS = 0.5
-"""Until a node that died is started again: just then its neighbours need the processor, for its viewers move."""
+Balancers let their viewers go and end; aggregators, which drain, have no session left then, and end; then distributors
+have no copy left.  It takes a second or two, unless one hangs.
+"""
 
 MAX_RESTART_SECONDS = 10
 """Longest wait before a node that dies at once is started again; procmon's own is an hour."""

@@ -162,6 +162,15 @@ class StopTests(DrainTestCase):
         self.successResultOf(stopping)
         self.assertNotIn("draining", [state for state, _ in self.told])
 
+    def test_stop_waits_no_more_when_it_is_to_hurry(self) -> None:
+        """As for a second signal."""
+        self.watch(SessionPlayer("lb1", 1))
+        stopping = self.node.stopService()
+        self.network.advance(1)
+        self.node.drain.hurry()
+        self.network.advance(0.5)
+        self.successResultOf(stopping)
+
     def test_stop_can_t_be_called_off(self) -> None:
         self.watch(SessionPlayer("lb1", 1))
         stopping = self.node.stopService()

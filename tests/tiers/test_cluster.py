@@ -184,7 +184,7 @@ class RunningClusterTests(ClusterTestCase):
     """The whole thing."""
 
     async def test_cluster_runs_heals_and_ends(self):
-        """The test stream reaches viewers, a killed node comes back, SIGTERM leaves nothing."""
+        """The test stream reaches viewers, a killed node comes back, SIGTERM leaves nothing, and no node waits long."""
         cluster = self.run_cluster()
         nodes = await self.when(all_normal)
         self.assertEqual(["o1", "a1", "a2", "agg1", "lb1"], list(nodes))
@@ -201,6 +201,8 @@ class RunningClusterTests(ClusterTestCase):
 
         os.kill(cluster.pid, signal.SIGTERM)
         await cluster.ended
+        self.assertEqual(0, cluster.status)
+        self.assertNotIn("the others are cut off", cluster.out.decode())
         self.assertFalse(any(map(is_alive, [*before.values(), *after.values()])))
         self.assertEqual([], list(self.scratch.iterdir()))
         self.assertRegex(cluster.out.decode(), r"\[node#info\] \[a1\] ")

@@ -89,7 +89,7 @@ class RefusalTests(TierTestCase):
 
     def test_port_in_use_is_one_line(self) -> None:
         """With the address, so that the operator knows which of two it is."""
-        runner = NodeRunner("relay-origin", MemoryReactorClock())
+        runner = NodeRunner("relay-origin")
 
         class Busy(MultiService):
             def privilegedStartService(self) -> None:
