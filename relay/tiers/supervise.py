@@ -36,6 +36,9 @@ Balancers let their viewers go and end; aggregators, which drain, have no sessio
 have no copy left.  It takes a second or two, unless one hangs.
 """
 
+RESTART_SECONDS = 0.5
+"""Until a node that died is started again: just then its neighbours need the processor, for its viewers move."""
+
 MAX_RESTART_SECONDS = 10
 """Longest wait before a node that dies at once is started again; procmon's own is an hour."""
 
