@@ -61,9 +61,17 @@ class BenchmarkTests(TestCase):
         for phase in ("before", "with", "after"):
             self.assertLessEqual(0, report["reader_lag_ms"][phase]["p50"])
 
+    async def test_mass_failover_moves_the_crowd_and_compares_every_byte(self) -> None:
+        """Half of them are at the aggregator that is killed."""
+        options = ("--viewers", "8", "--kbits", "400", "--seconds", "2", "--fault", "kill", "--json")
+        (report,) = json.loads(await self._benchmark("mass_failover.py", *options))
+        self.assertEqual((8, 4, 0), (report["viewers"], report["moved"], report["cut_by_balancer"]))
+        self.assertEqual(({}, 0), (report["failures"], report["behind"]))
+        self.assertLess(0, report["pause_ms"]["p50"])
+
     async def test_help_says_what_is_measured(self) -> None:
         """As every command does."""
-        for benchmark in ("startup.py", "slow_viewers.py"):
+        for benchmark in ("startup.py", "slow_viewers.py", "mass_failover.py"):
             self.assertIn("--json", await self._benchmark(benchmark, "--help"))
 
     async def _benchmark(self, benchmark: str, *arguments: str) -> str:
