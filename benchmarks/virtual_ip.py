@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
+import selectors
 import signal
 import sys
 import threading
@@ -75,13 +75,14 @@ class Receivers:
     def notice(self, since: float) -> list[float]:
         """Ms after ``since``, of those who noticed; returns when all have, or after ``NOTICE_SECONDS``."""
         noticed: list[float] = []
-        waiting = {viewer.socket: viewer for viewer in self._viewers}
-        while waiting and (left := since + NOTICE_SECONDS - time.monotonic()) > 0:
-            readable, _, _ = select.select(list(waiting), [], [], left)
-            for ready in readable:
-                if self._has_ended(waiting[ready]):
-                    noticed.append((time.monotonic() - since) * 1000)
-                    del waiting[ready]
+        with selectors.DefaultSelector() as waiting:
+            for viewer in self._viewers:
+                waiting.register(viewer.socket, selectors.EVENT_READ, viewer)
+            while waiting.get_map() and (left := since + NOTICE_SECONDS - time.monotonic()) > 0:
+                for key, _ in waiting.select(left):
+                    if self._has_ended(key.data):
+                        noticed.append((time.monotonic() - since) * 1000)
+                        waiting.unregister(key.fileobj)
         return noticed
 
     @staticmethod

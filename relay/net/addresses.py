@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 # From linux/rtnetlink.h, linux/netlink.h and linux/if_addr.h; Python's socket module has few of them.
-NLMSG_DONE, NLMSG_MIN_TYPE = 3, 16
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x10, 0x100
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
@@ -56,13 +56,13 @@ class AddressChange:
 
 
 def read_changes(data: bytes) -> Iterator[AddressChange | None]:
-    """The changes in one datagram; ``None`` where a dump ends."""
+    """The changes in one datagram; ``None`` where a dump ends, or is refused."""
     at = 0
     while at + _HEADER.size <= len(data):
         length, kind, _, _, _ = _HEADER.unpack_from(data, at)
         if not _HEADER.size <= length <= len(data) - at:
             return
-        if kind == NLMSG_DONE:
+        if kind in (NLMSG_DONE, NLMSG_ERROR):
             yield None
         elif kind in (RTM_NEWADDR, RTM_DELADDR):
             change = _read_change(kind, data[at + _HEADER.size : at + length])
@@ -103,6 +103,14 @@ def dump_request() -> bytes:
     )
 
 
+def open_netlink() -> socket.socket:
+    """A socket that hears of every address that comes or goes."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    opened.setblocking(False)
+    opened.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+    return opened
+
+
 @implementer(IReadDescriptor)
 class AddressWatch:
     """The set of this machine's addresses, kept up to date while it runs.
@@ -112,23 +120,33 @@ class AddressWatch:
     Args:
         reactor: with ``addReader``.
         changed: called after each change of the set.
+        open_socket: opens what the kernel speaks on.  If it can't (a sandbox, usually), that is said in the log, and
+            there are no addresses.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, reactor: Any, changed: Callable[[], None], open_socket: Callable[[], socket.socket] = open_netlink
+    ) -> None:
         self.addresses: frozenset[str] = frozenset()
         self._reactor = reactor
         self._changed = changed
         self._there: set[tuple[int, str]] = set()
         self._dumped: set[tuple[int, str]] | None = None  # what a dump under way has said so far
+        self._open_socket = open_socket
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
         """Listen, and ask what is there now."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.setblocking(False)
-        self._socket.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        try:
+            self._socket = self._open_socket()
+        except OSError as error:
+            self.log.error(
+                "can't watch the addresses of this machine ({why}): what should be done when one comes is not done",
+                why=error.strerror,
+            )
+            return
         self._reactor.addReader(self)
         self._ask()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import struct
 import subprocess
 from unittest import SkipTest
@@ -13,6 +15,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relay.net.addresses import RTM_DELADDR, RTM_NEWADDR, AddressChange, AddressWatch, read_changes
+from relay.testing import ManualReactor
 from tests.cluster import until
 from tests.programs import require_program
 
@@ -64,6 +67,96 @@ class MessageTests(SynchronousTestCase):
 def test_any_bytes_are_read(data: bytes) -> None:
     """Nothing is raised, whatever comes."""
     list(read_changes(data))
+
+
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+
+
+class Kernel:
+    """The other end of a netlink socket: what it says next, and what it was asked."""
+
+    def __init__(self, *says: bytes | OSError) -> None:
+        self.says = list(says)
+        self.asked = 0
+        self.is_closed = False
+
+    def recvfrom(self, count: int) -> tuple[bytes, tuple[int, int]]:
+        said = self.says.pop(0) if self.says else BlockingIOError()
+        if isinstance(said, OSError):
+            raise said
+        return said, (0, 0)
+
+    def send(self, request: bytes) -> None:
+        self.asked += 1
+
+    def fileno(self) -> int:
+        return 1 << 20
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class WatchTests(SynchronousTestCase):
+    """What becomes of the kernel's words."""
+
+    def setUp(self) -> None:
+        self.reactor = ManualReactor()
+        self.changes: list[list[str]] = []
+
+    def watch(self, kernel: Kernel) -> AddressWatch:
+        def changed() -> None:
+            self.changes.append(sorted(watch.addresses))
+
+        watch = AddressWatch(self.reactor, changed, lambda: kernel)
+        watch.start()
+        watch.doRead()
+        return watch
+
+    def test_addresses_are_known_when_the_kernel_has_told_all(self) -> None:
+        """One that comes meanwhile is among them, one that goes isn't."""
+        first, second, third = (bytes([10, 0, 0, number]) for number in (1, 2, 3))
+        kernel = Kernel(message(RTM_NEWADDR, first) + message(RTM_NEWADDR, second))
+        watch = self.watch(kernel)
+        self.assertEqual([], self.changes)
+        kernel.says += [message(RTM_DELADDR, first) + message(RTM_NEWADDR, third), DONE]
+        watch.doRead()
+        self.assertEqual([["10.0.0.2", "10.0.0.3"]], self.changes)
+
+    def test_address_on_two_interfaces_is_gone_when_both_are(self) -> None:
+        address = bytes([10, 0, 0, 1])
+        both = message(RTM_NEWADDR, address, interface=2) + message(RTM_NEWADDR, address, interface=3) + DONE
+        kernel = Kernel(both)
+        watch = self.watch(kernel)
+        for interface in (2, 3):
+            kernel.says.append(message(RTM_DELADDR, address, interface=interface))
+            watch.doRead()
+        self.assertEqual([["10.0.0.1"], []], self.changes)
+
+    def test_more_changes_than_the_socket_holds_are_asked_for_again(self) -> None:
+        """What was lost is not known, so all is asked, and what is there no more is forgotten."""
+        old, new = (message(RTM_NEWADDR, bytes([10, 0, 0, number])) for number in (1, 2))
+        kernel = Kernel(old + DONE)
+        watch = self.watch(kernel)
+        kernel.says += [OSError(errno.ENOBUFS, "No buffer space available"), new, DONE]
+        watch.doRead()
+        self.assertEqual(([["10.0.0.1"], ["10.0.0.2"]], 2), (self.changes, kernel.asked))
+
+    def test_watch_that_stops_lets_go_of_its_socket(self) -> None:
+        kernel = Kernel(DONE)
+        watch = self.watch(kernel)
+        watch.stop()
+        self.assertEqual((True, {}), (kernel.is_closed, self.reactor.readers))
+
+    def test_machine_that_does_not_say_has_no_addresses(self) -> None:
+        """A sandbox without netlink costs the resets, not the balancer."""
+
+        def refuse() -> socket.socket:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+        watch = AddressWatch(self.reactor, lambda: self.changes.append([]), refuse)
+        watch.start()
+        watch.stop()
+        self.assertEqual((frozenset(), []), (watch.addresses, self.changes))
 
 
 class KernelTests(TestCase):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from relay.tiers.balancer import Balancer, Options, make_balancer
 from relay.tiers.views import BalancerView, peer_metrics
 from tests.tiers import test_options
 from tests.tiers.test_options import GOOD
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 PEERS = ["--peer-listen", "tcp:1937:interface=192.0.2.11", "--peer", "lb2=tcp:192.0.2.12:1937"]
 
 
@@ -40,6 +44,15 @@ class PeerOptionTests(test_options.TierTestCase):
         self.assertEqual({"lb2": 0}, values["peer_viewers"])
         self.assertEqual({"": True}, values["gives_way"])  # it can serve nobody yet, and has heard of nobody
         self.assertEqual([{"": 0}, {"": 0}], [values["viewers_reset"], values["viewers_not_reset"]])
+
+    def test_unit_that_we_ship_parses(self) -> None:
+        """``ExecStart`` of the example, continued lines joined."""
+        unit = (EXAMPLES / "keepalived" / "relay-balancer.service").read_text().replace("\\\n", " ")
+        (start,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+        words = shlex.split(start)
+        options = Options()
+        options.parseOptions(words[words.index("relay-balancer") + 1 :])
+        self.assertEqual(["lb2"], [name for name, _ in options["peers"]])
 
     def test_bad_peers_are_refused_in_one_line(self) -> None:
         for words, why in (
