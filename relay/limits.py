@@ -51,6 +51,7 @@ class Limits:
     connections: int = _bound(16_000, "connections", "admitted at once; also kept 512 below the file limit")
     connections_per_address: int = _bound(8_192, "connections", "admitted at once from one address")
     peer_viewers: int = _bound(32_000, "viewers", "of one other balancer, kept to reset them (10 MB)")
+    kept_words: int = _bound(100_000, "commands", "of aggregators, kept while one balancer takes over from another")
     handshaking_connections: int = _bound(4_096, "connections", "that have not asked for anything yet")
     admin_connections: int = _bound(128, "connections", "of browsers (6 each), checks and scrapers at the admin site")
     streams: int = _bound(1_000, "streams", "live at once on one node")

@@ -45,6 +45,7 @@ TESTS: dict[str, str] = {
     "connections": f"{ADMISSION}.test_connections",
     "connections_per_address": f"{ADMISSION}.test_connections_per_address",
     "peer_viewers": "tests.net.test_neighbours.PeerTests.test_peer_viewers",
+    "kept_words": "tests.net.test_handover.WordTests.test_kept_words",
     "handshaking_connections": f"{ADMISSION}.test_handshaking_connections",
     "proxy_header_bytes": "tests.net.test_proxy.ReadingTests.test_header_over_the_limit_is_refused_by_its_length_alone",
     "splice_idle_seconds": "tests.net.test_splice.PairCases.test_silent_pair_is_closed_when_its_time_is_over",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Protocol
 
 import attrs
@@ -31,8 +31,10 @@ from relay.net.departing import Departures
 from relay.net.holding import WaitingRoom
 from relay.net.joining import Splicer
 from relay.net.moving import MoveQueue
+from relay.net.portable_viewer import PortableViewer
 from relay.net.proxy import SESSION_ID_BYTES
 from relay.net.viewer_connection import ViewerConnection
+from relay.net.viewer_state import ViewerState
 
 
 @attrs.frozen(kw_only=True)
@@ -87,27 +89,30 @@ class BalancerFactory(ServerFactory):
         self.make_session_id = make_session_id
         self.admission = Admission(limits, self.clock, self._descriptors)
         self.waiting = WaitingRoom(self.clock, pool, self.options.held_viewers, self.options.pin)
-        self.viewers: set[ViewerConnection] = set()
+        self.viewers: set[PortableViewer] = set()
         self.observers: list[ViewerObserver] = []
         self.outcomes: Counter[str] = Counter()
         self.moves = MoveQueue(self.clock)
         self.departures = Departures(self.clock, pool, self._viewers_of, self.options.pin)
         self.sessions_moved = 0
         self.sessions_cut = 0  # the aggregator was lost, and where to go on was not known exactly
-        self._sessions: dict[bytes, ViewerConnection] = {}
+        self.elsewhere: Callable[[str, str, list[Any]], Deferred[None] | None] = lambda backend, name, values: None
+        self._sessions: dict[bytes, PortableViewer] = {}
+        self._halted: dict[PortableViewer, ViewerState] = {}
+        self._lost_meanwhile: list[str] = []
         self._when_empty: list[Deferred[None]] = []
 
     def acceptableProtocols(self) -> list[bytes]:
         """For TLS: as at the nodes behind (:mod:`relay.net.sniffing`)."""
         return [b"http/1.1"]
 
-    def buildProtocol(self, addr: IAddress | None) -> ViewerConnection | None:
+    def buildProtocol(self, addr: IAddress | None) -> PortableViewer | None:
         host = getattr(addr, "host", "") or ""
         refusal = self.admission.admit(host)
         if refusal is not None:
             self.outcomes[refusal] += 1
             return None
-        viewer = ViewerConnection(self, host)
+        viewer = PortableViewer(self, host)
         self.viewers.add(viewer)
         return viewer
 
@@ -116,7 +121,7 @@ class BalancerFactory(ServerFactory):
         for observer in self.observers:
             observer.viewer_made(viewer, viewer.transport)
 
-    def viewer_gone(self, viewer: ViewerConnection, outcome: str) -> None:
+    def viewer_gone(self, viewer: Any, outcome: str) -> None:
         """Called once by each viewer, when its socket is closed."""
         self.viewers.remove(viewer)
         for observer in self.observers:
@@ -124,20 +129,19 @@ class BalancerFactory(ServerFactory):
         self._sessions.pop(viewer.session_id, None)
         self.admission.leave(viewer.host)
         self.outcomes[outcome] += 1
-        if not self.viewers:
-            waiting, self._when_empty = self._when_empty, []
-            for deferred in waiting:
-                deferred.callback(None)
+        self._look_if_empty()
 
-    def new_session_id(self, viewer: ViewerConnection) -> bytes:
+    def new_session_id(self, viewer: Any) -> bytes:
         """The viewer's session has a new backend connection."""
         self._sessions.pop(viewer.session_id, None)
         session_id = self.make_session_id()
         self._sessions[session_id] = viewer
         return session_id
 
-    def session_said(self, backend: str, name: str, values: list[Any]) -> None:
+    def session_said(self, backend: str, name: str, values: list[Any]) -> Deferred[None] | None:
         """An aggregator says something of a session; of one that is gone, it is forgotten.
+
+        ``None`` when it is noted; else a Deferred that fires when another process, which may have it, has noted it.
 
         Raises:
             RemoteProtocolError: it makes no sense.
@@ -147,11 +151,27 @@ class BalancerFactory(ServerFactory):
         except (IndexError, TypeError, ValueError):
             raise RemoteProtocolError(f"{name} without a session id") from None
         viewer = self._sessions.get(session_id)
-        if viewer is not None:
-            viewer.said(backend, name, values[1:])
+        if viewer is None:
+            return self.elsewhere(backend, name, values)
+        viewer.said(backend, name, values[1:])
+        return None
+
+    def session_said_late(self, backend: str, name: str, values: list[Any], noted: Deferred[None]) -> None:
+        """As :meth:`session_said`, for what has waited somewhere: ``noted`` fires when it is."""
+        try:
+            answer = self.session_said(backend, name, values)
+        except RemoteProtocolError as error:
+            self.log.warn("{backend}: {error}", backend=backend, error=str(error))
+            answer = None
+        if answer is None:
+            noted.callback(None)
+        else:
+            answer.chainDeferred(noted)
 
     def aggregator_lost(self, name: str) -> None:
         """An aggregator is dead: its sessions go on elsewhere."""
+        if self._halted:
+            self._lost_meanwhile.append(name)
         backend = self.pool.backends[name]
         for viewer in list(self.viewers):
             viewer.aggregator_lost(backend)
@@ -174,7 +194,69 @@ class BalancerFactory(ServerFactory):
         self.splicer.close()
         return self.when_empty()
 
-    def _viewers_of(self, backend: Backend[IStreamClientEndpoint]) -> list[ViewerConnection]:
+    # another process
+
+    def halt(self, known: Container[str]) -> list[ViewerState]:
+        """Let everybody rest who can be handed over, and say how each stands (:mod:`relay.net.handover`)."""
+        for viewer in self.viewers:
+            state = viewer.halt(known)
+            if state is not None:
+                self._halted[viewer] = state
+        return list(self._halted.values())
+
+    def go_on(self) -> None:
+        """The other process did not take them: as if nothing had been."""
+        halted, self._halted = self._halted, {}
+        for viewer in halted:
+            viewer.go_on()
+        lost, self._lost_meanwhile = self._lost_meanwhile, []
+        for name in lost:
+            self.aggregator_lost(name)
+
+    def forsake(self) -> int:
+        """The other process has them; how many there were."""
+        halted, self._halted = self._halted, {}
+        for viewer in halted:
+            viewer.forsake()
+            self.viewers.remove(viewer)
+            self._sessions.pop(viewer.session_id, None)
+            self.admission.leave(viewer.host)
+        self._look_if_empty()
+        return len(halted)
+
+    def expect(self, viewer: PortableViewer) -> None:
+        """Another process's viewer is one of ours now; its transport is about to be made."""
+        self.admission.recount(viewer.host)
+        self.viewers.add(viewer)
+        if viewer.session_id:
+            self._sessions[viewer.session_id] = viewer
+
+    def distrust(self) -> None:
+        """What aggregators say of our viewers does not come here any more: none of them is to be resumed."""
+        for viewer in self.viewers:
+            viewer.distrust()
+
+    def counts(self) -> dict[str, Any]:
+        """What is counted for as long as there is a balancer, whichever process that is."""
+        return {
+            "outcomes": dict(self.outcomes),
+            "sessions_moved": self.sessions_moved,
+            "sessions_cut": self.sessions_cut,
+        }
+
+    def add_counts(self, counts: dict[str, Any]) -> None:
+        """Go on counting where another process has stopped."""
+        self.outcomes.update({str(outcome): int(count) for outcome, count in counts["outcomes"].items()})
+        self.sessions_moved += int(counts["sessions_moved"])
+        self.sessions_cut += int(counts["sessions_cut"])
+
+    def _look_if_empty(self) -> None:
+        if not self.viewers:
+            waiting, self._when_empty = self._when_empty, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def _viewers_of(self, backend: Backend[IStreamClientEndpoint]) -> list[PortableViewer]:
         return [viewer for viewer in self.viewers if viewer.backend is backend]
 
     def _descriptors(self) -> int:

@@ -11,6 +11,8 @@ node tells, unasked:
     relayGone        "app/name"      one has disappeared
     relayHealth      state, [why]    "normal" | "degraded" | "down"
 
+The asking node may say ``relayEcho``, too: it is answered, and behind the answer nothing is on its way any more.
+
 An entry is :class:`relay.net.catalogue.CatalogueEntry`.  The asking node pings; the session answers at once.  A peer
 that is silent and leaves a ping unanswered for the dead time is dead, even if its socket is open (it was stopped, or
 cut off).
@@ -100,6 +102,9 @@ class ControlServer:
 
     def command(self, protocol: RtmpServerProtocol, event: CommandReceived) -> None:
         """A neighbour asks."""
+        if event.name == "relayEcho":
+            protocol.session.answer_command(event.transaction_id)
+            return
         if event.name != "relayHello":
             protocol.session.refuse_command(event.transaction_id, f"unknown command {event.name[:64]}")
             return

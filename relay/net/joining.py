@@ -15,9 +15,11 @@ from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.copying import CopyPair
 from relay.net.legs import can_splice
 from relay.net.pipes import PipePool
+from relay.net.portable_pair import PortablePair
 from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
-from relay.net.splice import JoinedPair, SpliceOwner, SplicePair
+from relay.net.splice import JoinedPair, SpliceOwner
+from relay.net.viewer_state import PairState
 
 SWEEPS_PER_CLOSE = 5  # so a limit is kept to within a fifth of close_seconds: 1 s
 
@@ -67,29 +69,33 @@ class Splicer:
         self, viewer: ITransport, backend: ITransport, owner: SpliceOwner, recording: Recording | None = None
     ) -> JoinedPair:
         """Make a pair of two connected transports.  It is open until the owner's ``splice_ended``."""
-        now = self._clock.seconds()
-        watched = _Watched(self, owner)
         pair: JoinedPair
         if self._can_splice(viewer) and self._can_splice(backend):
-            if self._loop is None:
-                self._loop = ReadinessLoop(self._reactor)
-            pair = SplicePair(
-                viewer,
-                backend,
-                watched,
-                loop=self._loop,
-                limits=self._limits,
-                pipes=self.pipes,
-                now=now,
-                recording=recording,
-                read_low_water=self._read_low_water,
-            )
+            pair = self._splice(viewer, backend, owner, recording)
         else:
+            now, watched = self._clock.seconds(), _Watched(self, owner)
             pair = CopyPair(viewer, backend, watched, limits=self._limits, now=now, recording=recording)
-        self.pairs.add(pair)
-        if self._sweeping is None:
-            self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+        self._watch(pair)
         return pair
+
+    def restore(
+        self,
+        viewer: ITransport,
+        backend: ITransport | None,
+        owner: SpliceOwner,
+        recording: Recording | None,
+        state: PairState,
+    ) -> JoinedPair:
+        """As :meth:`join`, for a pair that another process had."""
+        pair = self._splice(viewer, backend, owner, recording)
+        pair.restore(state)
+        self._watch(pair)
+        return pair
+
+    def forget(self, pair: JoinedPair) -> None:
+        """Another process has this one, and its counts."""
+        self.pairs.discard(pair)
+        self._stop_when_empty()
 
     def close(self) -> None:
         """Abort every pair, and close the pipes."""
@@ -105,6 +111,31 @@ class Splicer:
         self.pairs.discard(pair)
         self._closed_bytes[0] += pair.to_viewer
         self._closed_bytes[1] += pair.to_backend
+        self._stop_when_empty()
+
+    def _splice(
+        self, viewer: ITransport, backend: ITransport | None, owner: SpliceOwner, recording: Recording | None
+    ) -> PortablePair:
+        if self._loop is None:
+            self._loop = ReadinessLoop(self._reactor)
+        return PortablePair(
+            viewer,
+            backend,
+            _Watched(self, owner),
+            loop=self._loop,
+            limits=self._limits,
+            pipes=self.pipes,
+            now=self._clock.seconds(),
+            recording=recording,
+            read_low_water=self._read_low_water,
+        )
+
+    def _watch(self, pair: JoinedPair) -> None:
+        self.pairs.add(pair)
+        if self._sweeping is None:
+            self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+
+    def _stop_when_empty(self) -> None:
         if not self.pairs and self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None

@@ -75,6 +75,14 @@ def can_splice(transport: ITransport) -> bool:
     return hasattr(os, "splice") and can_half_close(transport)
 
 
+def forsake(transport: Any) -> None:
+    """Close our descriptor of a socket that another process has too: neither FIN nor reset, and no protocol is told."""
+    transport.stopReading()
+    transport.stopWriting()
+    transport.connected, transport.disconnected = False, True
+    transport.getHandle().close()
+
+
 def unacknowledged(handle: socket.socket) -> int:
     """Bytes in the kernel that the peer has not acknowledged yet (SIOCOUTQ, which is TIOCOUTQ)."""
     return int(struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))[0])
@@ -162,6 +170,12 @@ class Leg:
 
     def watch_writing(self, wanted: bool) -> None:
         self.loop.change(self, self.mask | WRITABLE if wanted else self.mask & ~WRITABLE)
+
+    def forsake(self) -> None:
+        """Another process goes on with the socket: close our descriptor, which sends nothing, and tell nobody."""
+        self.loop.change(self, 0)
+        self.fd = -1
+        forsake(self.transport)
 
     def send_fin(self) -> None:
         try:
@@ -274,6 +288,15 @@ class Flow:
             self.pair.settle()
         elif self.source is not None:
             self.source.watch_reading(True)
+
+    def hold(self, pipe: Pipe, count: int) -> None:
+        """Go on with what a pipe holds that another process has filled."""
+        self.pipes.adopt(pipe)
+        self.pipe, self.held = pipe, count
+        if self.source is not None:
+            self.source.watch_reading(False)
+        if self.sink is not None:
+            self.sink.watch_writing(True)
 
     def end(self) -> None:
         """No more comes from the source: the sink is told once the pipe is empty."""

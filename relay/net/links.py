@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -19,7 +19,7 @@ from relay.names import StreamName
 from relay.net.catalogue import CatalogueEntry
 from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
-from relay.rtmp.events import CommandReceived, Event
+from relay.rtmp.events import CommandAnswered, CommandReceived, Event
 
 LinkState = Literal["up", "down", "foreign"]
 
@@ -41,6 +41,7 @@ class _ControlProtocol(RtmpClientProtocol):
         self._pings.clock = settings.clock
         self._pinged_at: float | None = None
         self._looked_at = settings.clock.seconds()
+        self._echoes: dict[float, Deferred[None]] = {}
 
     def accepted(self, properties: dict[str, Any]) -> None:
         self.is_ready()
@@ -48,18 +49,39 @@ class _ControlProtocol(RtmpClientProtocol):
             self._link.found_foreign()
             return
         self.session.send_command("relayHello", 0, [entry.to_wire() for entry in self._link.report()])
+        self._link.connection = self
         self._link.up(self.peer_node.name)
         self._pings.start(self._link.dead_seconds / 3, now=False).addErrback(self._ping_failed)
 
     def received(self, event: Event) -> None:
-        if isinstance(event, CommandReceived):
-            self._link.told(event)
-            if event.transaction_id:
+        if isinstance(event, CommandAnswered):
+            self._echoes.pop(event.transaction_id, Deferred[None]()).callback(None)
+        elif isinstance(event, CommandReceived):
+            noted = self._link.told(event)
+            if not event.transaction_id:
+                return
+            if noted is None:
                 self.session.answer_command(event.transaction_id)
+            else:
+                noted.addCallback(self._answer, event.transaction_id)
+
+    def echo(self) -> Deferred[None]:
+        """Fires when the neighbour has heard us, and what it has said before is here."""
+        echo: Deferred[None] = Deferred()
+        self._echoes[self.session.call("relayEcho")] = echo
+        self.flush()
+        return echo
+
+    def _answer(self, _: object, transaction_id: float) -> None:
+        self.session.answer_command(transaction_id)
+        self.flush()
 
     def over(self, outcome: str) -> None:
         if self._pings.running:
             self._pings.stop()
+        for echo in list(self._echoes.values()):
+            echo.callback(None)
+        self._echoes.clear()
         self._link.down(outcome)
 
     def _ping(self) -> None:
@@ -91,7 +113,8 @@ class ControlLink:
         settings: who we are.
         changed: called with the link after each change of what it knows.
         report: what we have ourselves, told at each hello.
-        on_session: called with what an aggregator says of a session (:mod:`relay.net.sessions`).
+        on_session: called with what an aggregator says of a session (:mod:`relay.net.sessions`); what it returns, if
+            anything, fires when that is noted, and only then it is answered.
         app: what is connected to.  Nodes don't care; a plain RTMP server hangs up if it does not know it.
     """
 
@@ -105,13 +128,14 @@ class ControlLink:
         changed: Callable[[ControlLink], None],
         dead_seconds: float = DEAD_SECONDS,
         report: Callable[[], list[CatalogueEntry]] = list,
-        on_session: Callable[[ControlLink, str, list[Any]], None] = lambda link, name, values: None,
+        on_session: Callable[[ControlLink, str, list[Any]], Deferred[None] | None] = lambda link, name, values: None,
         app: str = APP,
     ) -> None:
         self.name = name
         self.app = app
         self.report = report
         self.peer = ""  # what the neighbour calls itself
+        self.connection: _ControlProtocol | None = None  # while it is up
         self._on_session = on_session
         self._ask_again: IDelayedCall | None = None
         self.dead_seconds = dead_seconds
@@ -160,6 +184,7 @@ class ControlLink:
 
     def down(self, outcome: str) -> None:
         """The connection is over."""
+        self.connection = None
         if self.state == "up" and self._settings.clock.seconds() - self.since > GOOD_SECONDS:
             self._factory.media_arrived()
         if self.state != "foreign":
@@ -167,16 +192,24 @@ class ControlLink:
             self._set("down", outcome)
         self._factory.lost(outcome)
 
-    def told(self, event: CommandReceived) -> None:
-        """The neighbour told something.
+    @property
+    def is_heard(self) -> bool:
+        """Has the neighbour heard our hello, or is there nothing that it could hear?"""
+        return self.state == "foreign" or (self.state == "up" and self.health[0] != "unknown")
+
+    def when_heard_all(self) -> Deferred[None]:
+        """Fires when all is here that the neighbour has said up to a moment from now on, or the connection is lost."""
+        return succeed(None) if self.connection is None else self.connection.echo()
+
+    def told(self, event: CommandReceived) -> Deferred[None] | None:
+        """The neighbour told something; it is answered when what this returns fires, or at once.
 
         Raises:
             RemoteProtocolError: it makes no sense.
         """
         values = event.values
         if event.name in SESSION_COMMANDS:
-            self._on_session(self, event.name, values)
-            return
+            return self._on_session(self, event.name, values)
         if event.name == "relayCatalogue" and values and isinstance(values[0], list):
             entries = [CatalogueEntry.from_wire(value) for value in values[0]]
             self.catalogue = {entry.name: entry for entry in entries[: self._settings.limits.streams]}
@@ -189,8 +222,9 @@ class ControlLink:
         elif event.name == "relayHealth" and len(values) >= 2 and isinstance(values[1], list):
             self.health = (str(values[0])[:32], [str(why)[:256] for why in values[1][:16]])
         else:
-            return
+            return None
         self._changed(self)
+        return None
 
     def _set(self, state: LinkState, why: str) -> None:
         if (state, why) != (self.state, self.why):

@@ -37,6 +37,10 @@ class PipePool:
         self.lent += 1
         return pipe
 
+    def adopt(self, pipe: Pipe) -> None:
+        """One that another process has lent, with what is in it, is ours now."""
+        self.lent += 1
+
     def give(self, pipe: Pipe) -> None:
         """Back, empty."""
         self.lent -= 1

@@ -18,6 +18,7 @@ ends the session (:class:`ReplayDiverged`).
 from __future__ import annotations
 
 from relay.errors import RelayError
+from relay.net.viewer_state import RecordingState
 
 
 class ReplayDiverged(RelayError):
@@ -41,6 +42,20 @@ class Recording:
         self._limit = limit
         self._is_wanted = True
         self._repeated: int | None = None  # how much of to_viewer the present backend has said again
+
+    @classmethod
+    def restore(cls, limit: int, state: RecordingState) -> Recording:
+        """As it was in another process."""
+        recording = cls(limit)
+        recording.is_whole, recording._is_wanted, recording._repeated = state.is_whole, state.is_wanted, state.repeated
+        recording.from_viewer += state.from_viewer
+        recording.to_viewer += state.to_viewer
+        return recording
+
+    def state(self) -> RecordingState:
+        """For another process."""
+        words = bytes(self.from_viewer), bytes(self.to_viewer)
+        return RecordingState(self.is_whole, self._is_wanted, self._repeated, *words)
 
     @property
     def is_repeating(self) -> bool:

@@ -108,6 +108,18 @@ class SessionLedger:
         """Another backend was asked to go on from ``point``: its byte 0."""
         self._runs = [_Run(0, point)]
 
+    def to_values(self) -> list[list[Any]]:
+        """For another process."""
+        return [[run.at, run.until, *run.point.to_values()] for run in self._runs]
+
+    @classmethod
+    def from_values(cls, runs: list[list[Any]]) -> SessionLedger:
+        """Raises :class:`RemoteProtocolError` if these are none."""
+        ledger = cls()
+        for at, until, *point in runs:
+            ledger._runs.append(_Run(int(at), ResumePoint.from_values(point), None if until is None else int(until)))
+        return ledger
+
     def resume_point(self, f: int) -> ResumePoint | None:
         """Where to go on for a viewer that has ``f`` bytes; None if that is not known exactly."""
         for run in reversed(self._runs):

@@ -114,6 +114,7 @@ class SplicePair:
 
     Args:
         viewer, backend: connected transports for which ``can_splice`` holds.  What they have yet to write goes first.
+            Without a backend the pair is between two.
             Their protocols must tell the pair when they lose the connection (:meth:`lost`).
         loop: watches the sockets.
         now: the clock that :meth:`check` is called with.
@@ -125,7 +126,7 @@ class SplicePair:
     def __init__(
         self,
         viewer: ITransport,
-        backend: ITransport,
+        backend: ITransport | None,
         owner: SpliceOwner,
         *,
         loop: ReadinessLoop,
@@ -155,7 +156,10 @@ class SplicePair:
         self._viewer = Leg(self, viewer, loop=loop, incoming=self._up, outgoing=self._down)
         self._up.source = self._down.sink = self._viewer
         self._viewer.begin()
-        self.attach_backend(backend)
+        if backend is None:
+            self._drop_backend()
+        else:
+            self.attach_backend(backend)
 
     @property
     def to_viewer(self) -> int:

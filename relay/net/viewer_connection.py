@@ -123,16 +123,20 @@ class ViewerConnection(LegProtocol):
         self._is_session = False  # has an aggregator ever said what its bytes are?
         self._is_over = False  # the aggregator ends the session by its own decision
         self._moves_in_vain = 0
+        self._wanted: tuple[ResumePoint | None, Backend[IStreamClientEndpoint] | None] | None = None  # while it looks
 
     def connectionMade(self) -> None:
         super().connectionMade()
         tune(self.transport, viewer_timeout_ms(self._balancer.limits), NOTSENT_LOWAT)
         self._balancer.viewer_made(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look for the first backend."""
         handle = self.transport.getHandle()
         if can_half_close(self.transport) and handle.family in (socket.AF_INET, socket.AF_INET6):
             self._watch = DepartureWatch(self._balancer.reactor, handle, self._leave)
-        self._search = Deferred.fromCoroutine(self._find_backend())
-        self._search.addErrback(self._search_failed)
+        self._look(None, None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_watching()
@@ -214,6 +218,7 @@ class ViewerConnection(LegProtocol):
         """Go on elsewhere when it is this viewer's turn: at ``point``, or from the first byte again."""
         self._leave_backend()
         self.pair.detach_backend()
+        self._wanted = point, lost
         self._balancer.sessions_moved += 1
         self._balancer.moves.add(lambda: self._resume(point, lost), -1 if point is None else point.offset)
 
@@ -241,10 +246,15 @@ class ViewerConnection(LegProtocol):
 
     # the search
 
-    def _resume(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint]) -> None:
-        if self._outcome is None:
-            self._search = Deferred.fromCoroutine(self._find_backend(point, lost))
-            self._search.addErrback(self._search_failed)
+    def _resume(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint] | None) -> None:
+        is_looking = self._search is not None and not self._search.called
+        if self._outcome is None and self._wanted is not None and not is_looking:
+            self._look(point, lost)
+
+    def _look(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint] | None) -> None:
+        self._wanted = point, lost
+        self._search = Deferred.fromCoroutine(self._find_backend(point, lost))
+        self._search.addErrback(self._search_failed)
 
     async def _find_backend(
         self, point: ResumePoint | None = None, lost: Backend[IStreamClientEndpoint] | None = None
@@ -313,6 +323,7 @@ class ViewerConnection(LegProtocol):
         self, backend: Backend[IStreamClientEndpoint], connection: BackendConnection, point: ResumePoint | None
     ) -> None:
         self._stop_watching()
+        self._wanted = None
         self._backend = backend
         backend.viewers += 1
         if self.pair is None:

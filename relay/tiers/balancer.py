@@ -5,7 +5,7 @@ Composition only.  ``twistd -n relay-balancer --help``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -20,10 +20,13 @@ from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import NodeSettings
+from relay.net.ports import Ports
 from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
+from relay.net.succession import Succession, SuccessionOptions
 from relay.tiers.options import client_endpoint, not_negative, run_node, serve
 from relay.tiers.peering import PeerOptions, make_neighbourhood
+from relay.tiers.succeeding import HandoverOptions, end_process
 from relay.tiers.views import BalancerView, balancer_health
 
 PINNED_DOWN = ("hold", "fall-back")
@@ -36,7 +39,7 @@ HEALTH_STATES = {
 }
 
 
-class Options(PeerOptions):
+class Options(PeerOptions, HandoverOptions):
     """Command line of ``relay-balancer``."""
 
     tier = "balancer"
@@ -128,6 +131,7 @@ class Balancer(MultiService):
             for name, endpoint in aggregators
         ]
         self.neighbourhood: Neighbourhood | None = None
+        self.succession: Succession | None = None
         self._listeners: list[ListeningService] = []
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
@@ -142,6 +146,19 @@ class Balancer(MultiService):
         self.factory.observers.append(neighbourhood)
         self.pool.add_observer(neighbourhood.tell_health)
         neighbourhood.setServiceParent(self)
+
+    def succeed(self, ports: Ports, options: SuccessionOptions, ended: Callable[[str | None], None]) -> None:
+        """Take over from another process, and hand over to the next; called before :meth:`listen` and :meth:`join`.
+
+        Args:
+            ports: what this process listens with.
+            ended: called when there is nothing left to do here; with a reason if it failed.
+        """
+        name = self.identity.name
+        self.succession = Succession(
+            self.clock, name, self.factory, self.links, ports, options, given=self._handed_over, ended=ended
+        )
+        self.succession.setServiceParent(self)
 
     def when_listening(self) -> Deferred[IListeningPort]:
         """Fires with the first port."""
@@ -159,7 +176,17 @@ class Balancer(MultiService):
         ends.append(self.factory.close())
         return DeferredList(ends, consumeErrors=True)
 
+    def _handed_over(self) -> None:
+        """Another process is this balancer now: its aggregators and peers are told by that one."""
+        self._reached.clear()  # a link that we leave is no aggregator that is lost
+        for link in self.links:
+            link.stop()
+        if self.neighbourhood is not None:
+            self.neighbourhood.disownServiceParent()
+
     def _changed(self, link: ControlLink) -> None:
+        if self.succession is not None:
+            self.succession.links_changed()
         if link.state == "up":
             self._reached.add(link.name)
             state, why = link.health
@@ -171,6 +198,8 @@ class Balancer(MultiService):
             if link.name in self._reached and self.running:
                 self._reached.discard(link.name)
                 self.factory.aggregator_lost(link.name)
+                if self.succession is not None:
+                    self.succession.aggregator_lost(link.name)
 
     def _set_state(self, link: ControlLink, state: BackendState, why: str) -> None:
         backend = self.pool.backends[link.name]
@@ -186,8 +215,9 @@ class Balancer(MultiService):
                 when=f", if it stays so for {seconds:.3g} s" if seconds else "",
             )
 
-    def _session_said(self, link: ControlLink, name: str, values: list[Any]) -> None:
-        self.factory.session_said(link.name, name, values)
+    def _session_said(self, link: ControlLink, name: str, values: list[Any]) -> Deferred[None] | None:
+        said = self.factory.session_said if self.succession is None else self.succession.said
+        return said(link.name, name, values)
 
 
 def make_balancer(options: Options, reactor: Any) -> Balancer:
@@ -211,11 +241,13 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     falls_back = options["when-pinned-down"] == "fall-back"
     policy = Policy(options["policy"])
     balancer = Balancer(settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back)
-    neighbourhood = make_neighbourhood(options, settings, reactor, lambda: balancer_health(balancer.factory))
+    ports = Ports(reactor)
+    balancer.succeed(ports, options.succession(), lambda why: end_process(reactor, why))
+    neighbourhood = make_neighbourhood(options, settings, reactor, lambda: balancer_health(balancer.factory), ports)
     if neighbourhood is not None:
         balancer.join(neighbourhood)
     view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]), neighbourhood)
-    return serve(balancer, view, options, reactor)
+    return serve(balancer, view, options, reactor, ports)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

@@ -46,12 +46,13 @@ class PeerOptions(NodeOptions):
 
 
 def make_neighbourhood(
-    options: PeerOptions, settings: NodeSettings, reactor: Any, health: Callable[[], Health]
+    options: PeerOptions, settings: NodeSettings, reactor: Any, health: Callable[[], Health], ports: Any = None
 ) -> Neighbourhood | None:
     """What the options say; ``None`` for a balancer that is alone.
 
     Args:
         health: the balancer's.
+        ports: listens in the place of the reactor.
 
     Raises:
         ConfigError: they can't be used.
@@ -66,5 +67,5 @@ def make_neighbourhood(
 
     neighbourhood = Neighbourhood(settings, reactor, peers, said, lambda changed: AddressWatch(reactor, changed))
     if options["peer-listen"] is not None:
-        neighbourhood.listen(server_endpoint(reactor, "--peer-listen", options["peer-listen"]))
+        neighbourhood.listen(server_endpoint(ports or reactor, "--peer-listen", options["peer-listen"]))
     return neighbourhood

@@ -1,0 +1,204 @@
+"""A balancer is upgraded: a new process takes its sockets, and no viewer notices."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThread
+
+from tests.clients import looped, publish, read_clip, watch
+from tests.cluster import DEADLINE_SECONDS, HOST, ClusterTestCase, Node, until
+from tests.integration import test_sessions
+from tests.integration.test_sessions import FRAMES, STREAM
+
+pytestmark = pytest.mark.net
+
+
+class Knocker:
+    """Connects again and again, as new viewers do, and counts who is not let in."""
+
+    def __init__(self, port: int) -> None:
+        self.refused: list[str] = []
+        self.admitted = 0
+        self._port = port
+        self._loop = LoopingCall(self._knock)
+
+    def start(self) -> None:
+        self._loop.start(0.01)
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def _knock(self) -> None:
+        try:
+            socket.create_connection((HOST, self._port), timeout=1).close()
+            self.admitted += 1
+        except OSError as error:
+            self.refused.append(str(error))
+
+
+class TakeOverTests(ClusterTestCase):
+    """One cluster; viewers at its balancer, which has a successor."""
+
+    _viewers = test_sessions.SessionTests._viewers
+    _watch_flv = test_sessions.SessionTests._watch_flv
+    _go_on = test_sessions.SessionTests._go_on
+    _check = test_sessions.SessionTests._check
+    _has_waiting = test_sessions.SessionTests._has_waiting
+
+    async def setUp(self) -> None:
+        super().setUp()
+        self.path = str(self.directory / "lb1.sock")
+        self.start_cluster()
+        await self.normal()
+        self.clip = read_clip("h264_aac.flv")
+        await publish(self, self.origin, STREAM, looped(self.clip))
+        for node in (self.agg1, self.agg2):
+            await node.stream(STREAM)
+
+    def start_balancer(self, name: str, aggregators: Any, *options: str) -> Node:
+        handover = ["--handover", self.path, "--take-over-from", self.path]
+        return super().start_balancer(name, aggregators, *handover, *options)
+
+    def start_successor(self, *options: str) -> Node:
+        """The same command line once more, and what is new in it."""
+        node = copy.copy(self.balancer)
+        node.out, node.err, node.status, node._waiting = b"", b"", None, []
+        node.arguments = [*node.arguments, *options]
+        node.start()
+        self.nodes.append(node)
+        self.addCleanup(node.kill)
+        return node
+
+    async def take_over(self, *options: str) -> Node:
+        """Upgrade, and wait until all is done."""
+        before = self.balancer
+        self.balancer = self.start_successor(*options)
+        await self.balancer.said("has taken over")
+        self.assertEqual(0, await before.ended())
+        return self.balancer
+
+    async def test_first_process_starts_afresh(self) -> None:
+        """With the options that every later one has."""
+        await self.balancer.said("nobody answers")
+
+    async def test_viewers_and_newcomers_notice_nothing(self) -> None:
+        """Twice in a row; then an aggregator dies, and the sessions go on, as they would have before."""
+        viewers = await self._viewers()
+        knocker = Knocker(self.balancer.port)
+        knocker.start()
+        for _ in range(2):
+            await self.take_over()
+            await self.balancer.said("with 6 viewers")
+            await self._go_on(viewers)
+        knocker.stop()
+        self.assertEqual([], knocker.refused)
+        self.assertGreater(knocker.admitted, 10)
+        await self.balancer.when(lambda told: told["viewers"] == len(viewers))
+        await self.agg1.kill()
+        await self._go_on(viewers)
+        await self._check(viewers)
+        self.assertEqual(3, await self.balancer.metric("relay_sessions_moved_total"))
+        self.assertEqual(0, await self.balancer.metric("relay_sessions_cut_total"))
+
+    async def test_viewers_in_their_handshake_survive(self) -> None:
+        """They wait for a stream that is not there yet; then one of their aggregators dies, too."""
+        name = f"{STREAM}2"
+        viewers: list[Any] = []
+        for _ in range(3):
+            viewers.append(await watch(self, self.balancer, name))
+            viewers.append(await self._watch_flv(self.balancer, name))
+        for node in (self.agg1, self.agg2):
+            await self._has_waiting(node, len(viewers) // 2)
+        await self.take_over()
+        await self.agg1.kill()
+        await self._has_waiting(self.agg2, len(viewers))
+        await publish(self, self.origin, name, looped(self.clip))
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+    async def test_viewer_who_has_said_half_a_word_survives(self) -> None:
+        """The other half goes to the other process."""
+        with socket.create_connection((HOST, self.balancer.port)) as viewer:
+            viewer.sendall(b"GET /live/sess")
+            await self.balancer.when(lambda told: told["viewers"] == 1)
+            await self.take_over()
+            viewer.sendall(b"ion.flv HTTP/1.0\r\n\r\n")
+            viewer.settimeout(DEADLINE_SECONDS)
+            head = await deferToThread(viewer.recv, 15)
+        self.assertEqual(b"HTTP/1.1 200 OK", head)
+
+    async def test_viewer_who_is_held_is_served_by_the_next_process(self) -> None:
+        """There is no aggregator at the time."""
+        for node in (self.agg1, self.agg2):
+            node.signal(signal.SIGKILL)
+            await node.ended()
+        await self.balancer.when(lambda told: told["state"] == "down")
+        viewer = await watch(self, self.balancer, STREAM)
+        await self.balancer.when(lambda told: told["viewers"] == 1)
+        await self.take_over()
+        await self.agg2.restart()
+        await viewer.has_frames(FRAMES)
+
+    async def test_successor_without_one_aggregator_moves_its_viewers(self) -> None:
+        """Its command line has only the other."""
+        viewers = await self._viewers()
+        at = self.balancer.arguments.index("--aggregator")
+        del self.balancer.arguments[at : at + 2]
+        await self.take_over()
+        await self._go_on(viewers)
+        await self._check(viewers)
+        await self.agg1.kill()
+        await self._go_on(viewers)
+
+    async def test_successor_dies_in_the_middle(self) -> None:
+        """At any moment up to the last: the first process goes on, or the second has all."""
+        viewers = await self._viewers()
+        for number in range(8):
+            successor = self.start_successor()
+            await until(lambda: "begins to take over" in self.balancer.text.splitlines()[-1], "it began")
+            await deferLater(reactor, number * 0.02)
+            if "has handed" in self.balancer.text:
+                break
+            await successor.kill()
+            await until(lambda: "nothing has changed" in self.balancer.text.splitlines()[-1], "it has gone on")
+            await self._go_on(viewers)
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+    async def test_successor_of_another_name_is_refused(self) -> None:
+        """Aggregators would tell it nothing; it says so and ends, and the first goes on."""
+        viewers = await self._viewers()
+        successor = self.start_successor("--name", "lb2")
+        self.assertEqual(2, await successor.ended())
+        self.assertIn("it is called lb2, this one lb1", successor.text)
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+    async def test_successor_that_does_not_reach_an_aggregator_gives_up(self) -> None:
+        """Rather than take viewers of whom it would be told nothing."""
+        viewers = await self._viewers()
+        successor = self.start_successor()
+        successor.transport.closeStdin()
+        self.agg1.signal(signal.SIGSTOP)
+        await self._go_on(viewers)
+        self.agg1.signal(signal.SIGCONT)
+        await until(lambda: successor.status == 1 or "has handed" in self.balancer.text, "it has ended")
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+    async def test_process_before_dies_in_the_middle(self) -> None:
+        """A stopped process is not dead: the successor gives up, and when it goes on, so does all."""
+        viewers = await self._viewers()
+        self.balancer.signal(signal.SIGSTOP)
+        successor = self.start_successor()
+        self.assertEqual(2, await successor.ended())
+        self.balancer.signal(signal.SIGCONT)
+        await self._go_on(viewers)
+        await self._check(viewers)
