@@ -10,7 +10,9 @@ setup(
     package_dir={"": "."},  # so that an editable install puts this directory on the path, plugins included
     packages=[*find_packages(include=["relay", "relay.*"]), "twisted.plugins"],
     package_data={"relay": ["py.typed", "demo/*", "admin/static/*"], "twisted.plugins": ["relay_plugins.py"]},
-    entry_points={"console_scripts": ["relay-admin = relay.admin.command:main"]},
+    entry_points={
+        "console_scripts": ["relay-admin = relay.admin.command:main", "relay-drill = relay.drill.command:main"]
+    },
     install_requires=[
         "attrs>=23.2",
         "h11>=0.14",

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "net": BASE | {"rtmp", "flv", "log"},
     "admin": BASE | {"rtmp", "flv", "log"},
     "tiers": BASE | {"rtmp", "flv", "log", "net", "admin", "demo"},
+    "drill": BASE | {"rtmp", "flv", "log", "net", "admin", "tiers"},
     "testing": BASE | {"rtmp", "flv", "log", "net"},
 }
 """For each room (or module) of the package: the others that it may import.  ``testing`` is for tests alone."""
