@@ -182,6 +182,13 @@ class ViewerConnection(LegProtocol):
         """Who serves it now."""
         return self._backend
 
+    @property
+    def is_moving(self) -> bool:
+        """Has it left a backend, and no byte from the next one yet?"""
+        if self._outcome is not None or self.pair is None:
+            return False
+        return self._backend is None or self.pair.to_viewer == self.pair.attached_at
+
     def aggregator_lost(self, backend: Backend[IStreamClientEndpoint]) -> None:
         """The control connection says so, which is sooner than the data connection if it hangs."""
         if self._backend is backend and self.pair is not None and self._outcome is None:

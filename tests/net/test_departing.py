@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.net.backends import Backend, BackendPool, BackendState
-from relay.net.departing import ASK_AGAIN_SECONDS, Departures
+from relay.net.departing import ASK_AGAIN_SECONDS, MOVED_SECONDS, MOVING_AT_ONCE, Departures
 
 UP, DOWN, DRAINING = BackendState.UP, BackendState.DOWN, BackendState.DRAINING
 
@@ -16,9 +16,14 @@ class Viewer:
 
     def __init__(self, backend: Backend[None], *, can_move: bool = True) -> None:
         self.backend: Backend[None] | None = backend
+        self.has_arrived = True  # as soon as it moves
         self.can_move = can_move
         self.asked = 0
         backend.viewers += 1
+
+    @property
+    def is_moving(self) -> bool:
+        return self.backend is None and not self.has_arrived
 
     def move_on(self, backend: Backend[None]) -> bool:
         self.asked += 1
@@ -58,19 +63,31 @@ class DepartureTests(SynchronousTestCase):
             self.clock.advance(0.01)
 
     def test_everybody_leaves(self) -> None:
-        self.come(500)
+        self.come(100)
         self.pool.set_state("one", DRAINING, "it is stopped")
         self.pass_time(1)
-        self.assertEqual((0, 500), (self.one.viewers, self.departures.moved))
+        self.assertEqual((0, 100), (self.one.viewers, self.departures.moved))
 
     def test_crowd_leaves_a_few_at_a_time(self) -> None:
-        """The others are served until it is their turn."""
-        self.come(5000)
+        """The next one leaves when one has arrived; the others are served until it is their turn."""
+        viewers = self.come(100)
+        for viewer in viewers:
+            viewer.has_arrived = False
         self.pool.set_state("one", DRAINING)
-        self.clock.advance(0)
-        self.assertTrue(0 < self.departures.moved < 500)
-        self.pass_time(3)
-        self.assertEqual(5000, self.departures.moved)
+        self.pass_time(MOVED_SECONDS / 2)
+        self.assertEqual(MOVING_AT_ONCE, self.departures.moved)
+        for viewer in viewers[:3]:
+            viewer.has_arrived = True
+        self.pass_time(MOVED_SECONDS / 4)
+        self.assertEqual(MOVING_AT_ONCE + 3, self.departures.moved)
+
+    def test_silent_stream_holds_up_nobody(self) -> None:
+        """Its viewers are given up waiting for after a while."""
+        for viewer in self.come(3 * MOVING_AT_ONCE):
+            viewer.has_arrived = False
+        self.pool.set_state("one", DRAINING)
+        self.pass_time(3 * MOVED_SECONDS)
+        self.assertEqual(0, self.one.viewers)
 
     def test_nobody_leaves_a_backend_that_does_not_drain(self) -> None:
         (viewer,) = self.come(1)
@@ -109,7 +126,8 @@ class DepartureTests(SynchronousTestCase):
         self.assertEqual(0, self.one.viewers)
 
     def test_draining_that_is_called_off_moves_nobody_more(self) -> None:
-        self.come(5000)
+        for viewer in self.come(100):
+            viewer.has_arrived = False
         self.pool.set_state("one", DRAINING)
         self.clock.advance(0)
         moved = self.departures.moved
