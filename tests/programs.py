@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from unittest import SkipTest
 
 _ELSEWHERE = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -28,3 +29,16 @@ def require_program(name: str) -> str:
     if is_ci():
         raise AssertionError(f"{name} is missing, and in CI every program must be there")
     raise SkipTest(f"{name} is not installed")
+
+
+def processes_that_name(text: str) -> list[str]:
+    """Command lines of running processes with this text in them."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if text in command:
+            found.append(command)
+    return found

@@ -11,21 +11,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from benchmarks.figures import percentile, table
+from tests.programs import processes_that_name
 
 ROOT = Path(__file__).parents[1]
-
-
-def processes_that_name(text: str) -> list[str]:
-    """Command lines of running processes with this text in them."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if text in command:
-            found.append(command)
-    return found
 
 
 class BenchmarkTests(TestCase):
