@@ -160,7 +160,8 @@ class Rig:
         return arguments
 
     def _balancer(self, node: RigNode) -> list[str]:
-        arguments = ["--slow-start-seconds", "0"]  # new viewers are to be at both aggregators for the next row
+        # New viewers are to be at both aggregators for the next row; this is not about who is there already.
+        arguments = ["--rise-seconds", "0.1", "--slow-start-seconds", "0"]
         for name in AGGREGATORS:
             arguments += ["--aggregator", f"{name}={self.nodes[name].reached_from(node)}"]
         return arguments
