@@ -57,9 +57,16 @@ class BenchmarkTests(TestCase):
         self.assertEqual(({}, 0), (report["failures"], report["behind"]))
         self.assertLess(0, report["pause_ms"]["p50"])
 
+    async def test_take_over_upgrades_the_balancer_of_a_crowd(self) -> None:
+        """Nobody of them, and nobody who comes meanwhile, notices."""
+        options = ("--viewers", "8", "--kbits", "400", "--seconds", "2", "--rounds", "1", "--json")
+        (report,) = json.loads(await self._benchmark("take_over.py", *options))
+        self.assertEqual((8, {}, 0, 0), tuple(report[name] for name in ("viewers", "failures", "behind", "refused")))
+        self.assertLess(0, report["pause_ms"]["p50"])
+
     async def test_help_says_what_is_measured(self) -> None:
         """As every command does."""
-        for benchmark in ("startup.py", "slow_viewers.py", "mass_failover.py"):
+        for benchmark in ("startup.py", "slow_viewers.py", "mass_failover.py", "take_over.py"):
             self.assertIn("--json", await self._benchmark(benchmark, "--help"))
 
     async def _benchmark(self, benchmark: str, *arguments: str) -> str:

@@ -26,6 +26,7 @@ from relay.net.balancing import BalancerFactory
 from relay.net.handover import (
     GREETING_SECONDS,
     HALT_SECONDS,
+    HALT_SECONDS_A_VIEWER,
     PREPARE_SECONDS,
     VERSION,
     Batches,
@@ -381,7 +382,7 @@ class Giving(FrameProtocol):
         self._giver.must_be_steady()
         states = self._giver.halt(self._known)
         self.stage = Stage.HALTED
-        self._within(HALT_SECONDS)
+        self._within(HALT_SECONDS + HALT_SECONDS_A_VIEWER * len(states))
         self._unsaid, self._count = iter(states), len(states)
         Batches(self.transport, self._say_some)
 

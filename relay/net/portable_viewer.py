@@ -64,7 +64,7 @@ class PortableViewer(ViewerConnection):
             is_session=self._is_session,
             is_over=self._is_over,
             runs=self._ledger.to_values(),
-            recording=self._recording.state(),
+            recording=None if self._recording.is_over else self._recording.state(),
             backend=None if backend is None else backend.name,
             search=search,
             pair=pair if pair is None or backend is not None else pair.without_backend(),
@@ -127,7 +127,10 @@ class PortableViewer(ViewerConnection):
         viewer._replays, viewer._moves_in_vain = state.replays, state.moves_in_vain
         viewer._is_session, viewer._is_over = state.is_session, state.is_over
         viewer._ledger = SessionLedger.from_values(state.runs)
-        viewer._recording = Recording.restore(balancer.limits.replay_bytes, state.recording)
+        if state.recording is None:
+            viewer._recording.end()
+        else:
+            viewer._recording = Recording.restore(balancer.limits.replay_bytes, state.recording)
         return viewer
 
     def _begin(self) -> None:

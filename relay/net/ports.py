@@ -11,8 +11,6 @@ either: that would end it for both.  Connections that wait in its queue are whoe
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +19,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols import tls
 
 from relay.net.handover import close_all
+from relay.net.sockets import family_of
 
 
 @attrs.define
@@ -109,8 +108,7 @@ class Ports:
             return self._keep(asked, listen())
         self._inherited.remove(inherited)
         try:
-            with socket.socket(fileno=os.dup(inherited.descriptor)) as handle:
-                family = handle.family
+            family = family_of(inherited.descriptor)
             return self._keep(asked, self._reactor.adoptStreamPort(inherited.descriptor, family, factory))
         finally:
             close_all([inherited.descriptor])

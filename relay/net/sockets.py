@@ -23,6 +23,14 @@ def host_of(transport: Any) -> str:
     return getattr(transport.getPeer(), "host", "") or ""
 
 
+def family_of(descriptor: int) -> int:
+    """Address family of a socket that is a bare descriptor."""
+    with socket.socket(fileno=descriptor) as handle:
+        family = int(handle.family)
+        handle.detach()
+    return family
+
+
 def viewer_timeout_ms(limits: Limits) -> int:
     """``TCP_USER_TIMEOUT`` for a viewer.
 

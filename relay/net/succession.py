@@ -144,9 +144,10 @@ class Succession(Service):
 
     def _have_taken(self, count: int) -> None:
         self.log.info(
-            "{name} has taken over, with {count} viewers, in {seconds:.2f} s",
+            "{name} has taken over, with {count} viewers, in {seconds:.2f} s; they have rested for {rest:.0f} ms",
             name=self._balancer,
             count=count,
+            rest=0.0 if self.taker is None else self.taker.rest_seconds * 1000,
             seconds=self._reactor.seconds() - self._began_at,
         )
         for asked in self._ports.unclaimed():

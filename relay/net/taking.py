@@ -20,11 +20,11 @@ from twisted.logger import Logger
 from relay.errors import RelayError
 from relay.net.balancing import BalancerFactory
 from relay.net.giving import OneProtocol
-from relay.net.handover import HALT_SECONDS, Frame, FrameProtocol, Greeting, HandoverFailed, close_all
+from relay.net.handover import PREPARE_SECONDS, Frame, FrameProtocol, Greeting, HandoverFailed, close_all
 from relay.net.links import ControlLink
 from relay.net.portable_viewer import PortableViewer
 from relay.net.ports import Ports
-from relay.net.sockets import has_unwritten
+from relay.net.sockets import family_of, has_unwritten
 from relay.net.viewer_connection import BackendConnection
 from relay.net.viewer_state import ViewerState
 
@@ -82,6 +82,9 @@ class Taker(FrameProtocol):
         self._asked: dict[int, Deferred[None]] = {}
         self._number = 0
         self._came: list[tuple[PortableViewer, ViewerState]] = []
+        self._asked_at = 0.0
+        self.rest_seconds = 0.0
+        """How long nobody has touched the viewers, at most."""
 
     def start(self) -> None:
         """From here on the reactor runs."""
@@ -190,10 +193,11 @@ class Taker(FrameProtocol):
 
     def _take(self) -> None:
         self.stage = Stage.TAKING
-        self._within(2 * HALT_SECONDS, "no answer")
+        self._within(PREPARE_SECONDS, "no answer")  # the giver's own time is shorter
         kept, self._kept = self._kept, []
         for word in kept:
             self._pass_on(*word)
+        self._asked_at = self._reactor.seconds()
         self.say("take")
 
     def _pass_on(self, backend: str, name: str, values: list[Any], noted: Deferred[None]) -> None:
@@ -221,6 +225,7 @@ class Taker(FrameProtocol):
         kept, self._kept = self._kept, []
         for word in kept:
             self._factory.session_said_late(*word)
+        self.rest_seconds = self._reactor.seconds() - self._asked_at
         self._close_pidfd()
         self._taken(count)
 
@@ -246,8 +251,7 @@ class Taker(FrameProtocol):
     def _connect(self, descriptor: int, protocol: IProtocol) -> None:
         """The transport has a descriptor of its own; ours is closed."""
         try:
-            with socket.socket(fileno=os.dup(descriptor)) as handle:
-                family = handle.family
+            family = family_of(descriptor)
             self._reactor.adoptStreamConnection(descriptor, family, OneProtocol(protocol))
         finally:
             os.close(descriptor)

@@ -53,6 +53,18 @@ class RecordingState:
     from_viewer: bytes
     to_viewer: bytes
 
+    def to_values(self) -> list[Any]:
+        """For the wire."""
+        words = [base64.b64encode(said).decode() for said in (self.from_viewer, self.to_viewer)]
+        return [self.is_whole, self.is_wanted, self.repeated, *words]
+
+    @classmethod
+    def from_values(
+        cls, is_whole: bool, is_wanted: bool, repeated: int | None, from_viewer: str, to_viewer: str
+    ) -> RecordingState:
+        """From the wire."""
+        return cls(is_whole, is_wanted, repeated, base64.b64decode(from_viewer), base64.b64decode(to_viewer))
+
 
 @attrs.frozen
 class Search:
@@ -77,7 +89,8 @@ class ViewerState:
     is_session: bool
     is_over: bool
     runs: list[list[Any]]
-    recording: RecordingState
+    recording: RecordingState | None
+    """None once it is over."""
     backend: str | None = None
     search: Search | None = None
     pair: PairState | None = None
@@ -86,56 +99,50 @@ class ViewerState:
 
     def to_wire(self) -> tuple[dict[str, Any], list[int]]:
         """Values of a frame, and its descriptors: viewer, backend, pipe down, pipe up, those that there are."""
-        values = attrs.asdict(self, filter=lambda field, _: field.name not in {"viewer", "pair", "recording"})
+        values: dict[str, Any] = {name: getattr(self, name) for name in _AS_THEY_ARE}
         values["session_id"], values["seed"] = self.session_id.hex(), self.seed.hex()
-        recording = attrs.asdict(self.recording)
-        for name in ("from_viewer", "to_viewer"):
-            recording[name] = base64.b64encode(recording[name]).decode()
-        values["recording"] = recording
+        values["recording"] = None if self.recording is None else self.recording.to_values()
+        values["search"] = None if self.search is None else [self.search.point, self.search.lost]
         descriptors = [self.viewer]
         pair = self.pair
-        if pair is not None:
-            fields = attrs.asdict(pair, recurse=False)
-            del fields["viewer"]
-            fields["backend"] = pair.backend is not None
-            fields["down"], fields["up"] = (0 if held is None else held.count for held in (pair.down, pair.up))
-            values["pair"] = fields
-            descriptors += [] if pair.backend is None else [pair.backend]
-            for held in (pair.down, pair.up):
-                descriptors += [] if held is None else held.pipe
+        if pair is None:
+            values["pair"] = None
+            return values, descriptors
+        counts = [0 if held is None else held.count for held in (pair.down, pair.up)]
+        values["pair"] = [pair.backend is not None, *counts, *(getattr(pair, name) for name in _COUNTS)]
+        descriptors += [] if pair.backend is None else [pair.backend]
+        for held in (pair.down, pair.up):
+            descriptors += [] if held is None else held.pipe
         return values, descriptors
 
     @classmethod
     def from_wire(cls, values: dict[str, Any], descriptors: list[int]) -> ViewerState:
         """Raises :class:`RelayError` if it is none; the descriptors are then still the caller's to close."""
         try:
-            fields = dict(values)
-            rest = list(descriptors)
-            viewer = rest.pop(0)
-            pair = fields.pop("pair", None)
-            made = None if pair is None else _pair(viewer, pair, rest)
-            recording, search = dict(fields.pop("recording")), fields.pop("search")
-            for name in ("from_viewer", "to_viewer"):
-                recording[name] = base64.b64decode(recording[name])
-            for name in ("session_id", "seed"):
-                fields[name] = bytes.fromhex(fields[name])
-            if rest:
-                raise ValueError("descriptors are left over")
-            return cls(
-                **fields,
-                recording=RecordingState(**recording),
-                search=None if search is None else Search(**search),
-                pair=made,
+            viewer, *rest = descriptors
+            recording, search, pair = values["recording"], values["search"], values["pair"]
+            state = cls(
+                **{name: values[name] for name in _AS_THEY_ARE},
+                session_id=bytes.fromhex(values["session_id"]),
+                seed=bytes.fromhex(values["seed"]),
+                recording=None if recording is None else RecordingState.from_values(*recording),
+                search=None if search is None else Search(*search),
+                pair=None if pair is None else _pair(viewer, rest, *pair),
                 viewer=viewer,
             )
+            if rest:
+                raise ValueError("descriptors are left over")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise RelayError(f"not a viewer: {error!r}") from None
+        return state
 
 
-def _pair(viewer: int, fields: dict[str, Any], rest: list[int]) -> PairState:
-    fields = dict(fields)
-    fields["backend"] = rest.pop(0) if fields["backend"] else None
-    for name in ("down", "up"):
-        count = fields[name]
-        fields[name] = Held((rest.pop(0), rest.pop(0)), count) if count else None
-    return PairState(viewer=viewer, **fields)
+_AS_THEY_ARE = ("host", "replays", "moves_in_vain", "is_session", "is_over", "runs", "backend")
+_COUNTS = ("to_viewer", "to_backend", "attached_at", "has_viewer_ended")
+
+
+def _pair(viewer: int, rest: list[int], has_backend: bool, down: int, up: int, *counts: Any) -> PairState:
+    backend = rest.pop(0) if has_backend else None
+    held = [Held((rest.pop(0), rest.pop(0)), count) if count else None for count in (down, up)]
+    fields = dict(zip(_COUNTS, counts, strict=True))
+    return PairState(viewer=viewer, backend=backend, down=held[0], up=held[1], **fields)

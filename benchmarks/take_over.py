@@ -1,0 +1,204 @@
+"""A balancer is upgraded under a crowd: how long each of its viewers waits, and whether one misses a byte.
+
+    python benchmarks/take_over.py                       500 viewers, and three new processes one after another
+
+A cluster of its own; the demo clip, padded to ``--kbits``, published at its origin; a balancer besides the cluster's,
+whose viewers, over RTMP and HTTP-FLV, compare every byte with the stream as one of the distributors has it.  All the
+time somebody connects anew each 10 ms.  See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from crowd import Crowd, Reference
+from figures import spread, table
+from mass_failover import JOIN_SECONDS, SETTLE_SECONDS, STREAM, published, say
+from nodes import Cluster, ClusterFailed, free_ports, running_cluster, stop
+from viewers import ViewerFailed, first_video_frame
+
+from relay.tiers.supervise import TWISTD, child_environment
+
+DOOR = "balancer.sock"  # where it runs: a whole path may have no more than 107 bytes
+KNOCK_SECONDS = 0.01
+TAKE_OVER_SECONDS = 30.0  # from the start of the new process to the end of the old one
+
+
+class Knocker:
+    """Connects again and again, and counts who is not let in."""
+
+    def __init__(self, port: int) -> None:
+        self.admitted = self.refused = 0
+        self._port = port
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._knock, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more."""
+        self._is_stopped = True
+        self._thread.join()
+
+    def _knock(self) -> None:
+        while not self._is_stopped:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=5).close()
+                self.admitted += 1
+            except OSError:
+                self.refused += 1
+            time.sleep(KNOCK_SECONDS)
+
+
+class Balancer:
+    """One after another, all with the same command line."""
+
+    def __init__(self, cluster: Cluster, scratch: Path) -> None:
+        (self.port,) = free_ports(1)
+        self.log = scratch / "balancer.log"
+        self._scratch = scratch
+        self._command = [*TWISTD, "relay-balancer", "--name", "upgraded"]
+        self._command += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
+        for name in ("agg1", "agg2"):
+            self._command += ["--aggregator", f"{name}=tcp:127.0.0.1:{cluster.ports[name]}"]
+        self._command += ["--handover", DOOR, "--take-over-from", DOOR]
+        self.process = self._start()
+
+    def upgrade(self, crowd: Crowd) -> float:
+        """Start the next one; the seconds until the one before has ended."""
+        before, began = self.process, time.monotonic()
+        self.process = self._start()
+        if not crowd.run(TAKE_OVER_SECONDS, lambda: before.poll() is not None) or before.returncode:
+            raise ClusterFailed(f"the upgrade did not come about\n{self.log.read_text()}")
+        return time.monotonic() - began
+
+    def rest_ms(self) -> int:
+        """How long the viewers of the last upgrade were nobody's, as its log says."""
+        return int(re.findall(r"rested for (\d+) ms", self.log.read_text())[-1])
+
+    def stop(self) -> None:
+        """End the last one."""
+        if self.process.poll() is None:
+            stop(self.process)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            environment = child_environment(os.environ)
+            return subprocess.Popen(
+                self._command, cwd=self._scratch, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+
+def measure(viewers: int, kbits: float, seconds: float, rounds: int) -> list[dict[str, object]]:
+    """All rounds, with one crowd."""
+    results: list[dict[str, object]] = []
+    with ExitStack() as stack:
+        say("starting a cluster")
+        cluster = stack.enter_context(running_cluster())
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-benchmark-")))
+        stack.enter_context(published(cluster, kbits, scratch))
+        balancer = Balancer(cluster, scratch)
+        stack.callback(balancer.stop)
+        place = f"127.0.0.1:{balancer.port}/{STREAM}"
+        wait_for(f"http://{place}.flv", balancer)
+        reference = Reference(f"http://127.0.0.1:{cluster.ports['a2']}/{STREAM}.flv")
+        stack.callback(reference.stop)
+        crowd = Crowd([f"rtmp://{place}", f"http://{place}.flv"], reference)
+        stack.callback(crowd.leave)
+        crowd.run(2.0)  # the reference has a keyframe by then
+        for number in range(viewers):
+            crowd.join(number // 2 + number % 2)
+            crowd.run(0.001)
+        if not crowd.run(JOIN_SECONDS, lambda: all(member.offset >= 0 for member in crowd.members.values())):
+            raise ViewerFailed("not all viewers have joined")
+        crowd.run(SETTLE_SECONDS)
+        for number in range(1, rounds + 1):
+            say(f"upgrade {number}: {len(crowd.members)} viewers are there")
+            crowd.rest()
+            crowd.run(seconds)
+            before = crowd.rest()
+            knocker = Knocker(balancer.port)
+            failures = crowd.failures.copy()
+            took = balancer.upgrade(crowd)
+            crowd.run(seconds)
+            knocker.stop()
+            results.append(
+                {
+                    "round": number,
+                    "viewers": len(crowd.members),
+                    "kbits": kbits,
+                    "failures": dict(crowd.failures - failures),
+                    "admitted": knocker.admitted,
+                    "refused": knocker.refused,
+                    "seconds": round(took, 2),
+                    "rest_ms": balancer.rest_ms(),
+                    "pause_before_ms": spread([pause * 1000 for pause in before]),
+                    "pause_ms": spread([pause * 1000 for pause in crowd.rest()]),
+                    "behind": crowd.behind(),
+                }
+            )
+    return results
+
+
+def wait_for(url: str, balancer: Balancer) -> None:
+    """Until it serves."""
+    for attempt in itertools.count():
+        try:
+            first_video_frame(url)
+            return
+        except (ViewerFailed, OSError) as error:
+            if attempt == 100 or balancer.process.poll() is not None:
+                raise ClusterFailed(f"the balancer: {error}\n{balancer.log.read_text()}") from None
+            time.sleep(0.1)
+
+
+def as_table(results: list[dict[str, object]]) -> str:
+    """For people."""
+    head = ["upgrade", "viewers", "cut", "wrong", "behind", "refused", "took, s", "rest, ms"]
+    rows: list[list[object]] = [[*head, "pause before, p99", "pause p50", "p99", "max, ms"]]
+    for result in results:
+        failures, before, after = result["failures"], result["pause_before_ms"], result["pause_ms"]
+        assert isinstance(failures, dict) and isinstance(before, dict) and isinstance(after, dict)
+        cut = sum(count for why, count in failures.items() if why.startswith("cut"))
+        wrong = sum(failures.values()) - cut
+        refused = f"{result['refused']} of {result['admitted']}"
+        pauses = [before.get("p99", "-"), after.get("p50", "-"), after.get("p99", "-"), after.get("max", "-")]
+        row = [result["round"], result["viewers"], cut, wrong, result["behind"], refused]
+        rows.append([*row, result["seconds"], result["rest_ms"], *pauses])
+    return table(rows)
+
+
+def main() -> None:
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description="What a crowd of viewers sees when its balancer is upgraded.")
+    parser.add_argument("--viewers", type=int, default=500, metavar="N", help="at the balancer (default: 500)")
+    parser.add_argument(
+        "--kbits", type=float, default=1000, metavar="K", help="the stream's rate, kbit/s (default: 1000)"
+    )
+    parser.add_argument("--seconds", type=float, default=5, metavar="S", help="watched before and after (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="R", help="upgrades one after another (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    results = measure(options.viewers, options.kbits, options.seconds, options.rounds)
+    print(json.dumps(results, indent=2) if options.json else as_table(results))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ClusterFailed, ViewerFailed, OSError, KeyboardInterrupt) as stopped:
+        sys.exit(str(stopped) or "interrupted")
