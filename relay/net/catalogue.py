@@ -1,11 +1,12 @@
 """What a node says of a stream to a neighbour: one entry of its catalogue.
 
-Owns the record and its form on the wire, an AMF0 object {name, epoch, start, end, time, live}.  Said by
-:mod:`relay.net.control`, heard by :mod:`relay.net.links`.
+Owns the record and its form on the wire, an AMF0 object {name, epoch, start, end, time, live}; and how far a stream has
+come, {name, epoch, end, time}, which is said often.  Said by :mod:`relay.net.control`, heard by :mod:`relay.net.links`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -51,6 +52,32 @@ class CatalogueEntry:
             )
         except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RemoteProtocolError(f"not a catalogue entry: {error}") from None
+
+
+def place_of(stream: LiveStream) -> dict[str, Any]:
+    """How far the stream is."""
+    log = stream.log
+    return {
+        "name": str(stream.name),
+        "epoch": float(log.epoch),
+        "end": float(log.end),
+        "time": float(log.end_time_ms),
+    }
+
+
+def progressed(value: Any, catalogue: Mapping[StreamName, CatalogueEntry]) -> CatalogueEntry | None:
+    """What the neighbour's entry is now, by what :func:`place_of` made; None if it has told of no such stream.
+
+    Raises:
+        RemoteProtocolError: nobody made that.
+    """
+    try:
+        entry = catalogue.get(StreamName.parse(value["name"]))
+        if entry is None:
+            return None
+        return attrs.evolve(entry, epoch=int(value["epoch"]), end=int(value["end"]), time_ms=int(value["time"]))
+    except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RemoteProtocolError(f"not a stream's progress: {error}") from None
 
 
 def entry_of(stream: LiveStream) -> CatalogueEntry:

@@ -10,6 +10,7 @@ node tells, unasked:
     relayStream      entry           one has appeared, or changed
     relayGone        "app/name"      one has disappeared
     relayHealth      state, [why]    "normal" | "degraded" | "down"
+    relayProgress    [place, …]      how far streams are that have grown since the last one; not for balancers
 
 The asking node may say ``relayEcho``, too: it is answered, and behind the answer nothing is on its way any more.
 
@@ -30,7 +31,7 @@ from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.rendition import Rendition
 from relay.names import StreamName
-from relay.net.catalogue import CatalogueEntry, entry_of
+from relay.net.catalogue import CatalogueEntry, entry_of, place_of
 from relay.net.positions import position_info, start_info
 from relay.net.sessions import BalancerLost
 from relay.net.streams import Hub, LiveStream
@@ -39,6 +40,9 @@ from relay.rtmp.events import CommandReceived, PlayRequested
 
 if TYPE_CHECKING:
     from relay.net.rtmp_server import RtmpServerProtocol
+
+PROGRESS_SECONDS = 0.25  # a few times within what a member may be behind; 1000 streams cost 2 % of a core per neighbour
+PROGRESS_STREAMS = 500  # in one command: 30 KB
 
 
 class ReplicaForm:
@@ -93,6 +97,7 @@ class ControlServer:
         self.on_report: Callable[[CatalogueEntry], None] | None = None
         self._asked: dict[RtmpServerProtocol, dict[float, Deferred[None]]] = {}
         self._transaction_id = 0
+        self._told: dict[StreamName, tuple[int, int]] = {}  # (epoch, end) that all neighbours know
         hub.observe(self._changed)
 
     @property
@@ -161,6 +166,22 @@ class ControlServer:
             self._health = (state, why)
             self._tell("relayHealth", state, why)
 
+    def tell_progress(self) -> None:
+        """Say how far streams are; every ``PROGRESS_SECONDS``."""
+        copiers = [protocol for protocol in self._neighbours if _may_copy(protocol)]
+        if not copiers:
+            return
+        places: list[dict[str, Any]] = []
+        for stream in self._hub:
+            at = (stream.log.epoch, stream.log.end)
+            if self._told.get(stream.name) != at:
+                self._told[stream.name] = at
+                places.append(place_of(stream))
+        for first in range(0, len(places), PROGRESS_STREAMS):
+            for protocol in copiers:
+                protocol.session.send_command("relayProgress", 0, places[first : first + PROGRESS_STREAMS])
+                protocol.flush()
+
     def replicate(
         self, protocol: RtmpServerProtocol, request: PlayRequested, name: StreamName, query: dict[str, str]
     ) -> None:
@@ -207,6 +228,7 @@ class ControlServer:
 
     def _changed(self, event: str, stream: LiveStream) -> None:
         if event == "disappeared":
+            self._told.pop(stream.name, None)
             self._tell("relayGone", str(stream.name))
         else:
             self._tell("relayStream", entry_of(stream).to_wire())
@@ -215,6 +237,10 @@ class ControlServer:
         for protocol in list(self._neighbours):
             protocol.session.send_command(name, 0, *values)
             protocol.flush()
+
+
+def _may_copy(protocol: RtmpServerProtocol) -> bool:
+    return protocol.peer_node is not None and protocol.peer_node.tier != "balancer"
 
 
 def _number(text: str | None) -> int:

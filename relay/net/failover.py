@@ -13,8 +13,8 @@ wait.
                │ fails          │ lost              │ lost: a new round that begins with the *next* member
                └────────────────┴──> next member, or wait and begin a new round
 
-``turn_to(member)`` leaves the present member for another (the preferred one is well again); what is read goes on from
-the log's end, so nothing is lost.
+``turn_to(member)`` leaves the present member for another (the preferred one is well again, or the present one is
+behind); what is read goes on from the log's end, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relay.net.rtmp_client import RtmpClientProtocol
+from relay.net.timings import CONNECT_SECONDS, RETRY_SECONDS
 
-CONNECT_SECONDS = 3.0  # then the next member is asked; the kernel alone would try for two minutes
+RETURN = "return"  # why a member is left that is as well as the preferred one
 
 
 @attrs.define(kw_only=True)
@@ -40,7 +41,7 @@ class Backoff:
 
     initial: float = 0.1
     factor: float = 2.0
-    maximum: float = 5.0
+    maximum: float = RETRY_SECONDS
     _next: float = attrs.field(default=0.0, init=False)
 
     def __call__(self) -> float:
@@ -79,6 +80,9 @@ class FailoverFactory(Factory):
         members: in order of preference.
         build: makes the protocol for a connection to a member; it tells the factory ``lost`` and ``media_arrived``.
         clock: the reactor.
+        backoff: how long is waited after a round in vain.
+        connect_seconds: for an attempt.
+        on_wait: called when a round was in vain.
     """
 
     log = Logger()
@@ -90,6 +94,9 @@ class FailoverFactory(Factory):
         build: Callable[[Upstream], RtmpClientProtocol],
         clock: IReactorTime,
         backoff: Backoff | None = None,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self.current: Upstream | None = None
         self.failovers = 0
@@ -97,6 +104,8 @@ class FailoverFactory(Factory):
         self._build = build
         self._clock = clock
         self._backoff = backoff or Backoff()
+        self._connect_seconds = connect_seconds
+        self._on_wait = on_wait
         self._tried: set[str] = set()
         self._complaints: dict[str, str] = {}
         self._connecting: Deferred[IProtocol] | None = None
@@ -156,11 +165,13 @@ class FailoverFactory(Factory):
         elif self._protocol is not None:
             self._protocol.give_up(outcome)
 
-    def turn_to(self, member: Upstream) -> None:
-        """Leave the present upstream for ``member``."""
-        if self._running and self.current is not member and self._protocol is not None:
-            self._next = member
-            self._protocol.give_up("return_to_preferred")
+    def turn_to(self, member: Upstream, outcome: str = RETURN) -> bool:
+        """Leave the present upstream for ``member``; false if that can't be now."""
+        if not self._running or self.current is member or self._protocol is None:
+            return False
+        self._next = member
+        self._protocol.give_up(outcome)
+        return True
 
     def lost(self, outcome: str) -> None:
         """The connection is over (called by the protocol)."""
@@ -172,7 +183,7 @@ class FailoverFactory(Factory):
             for deferred in idle:
                 deferred.callback(None)
             return
-        if left is not None and outcome != "return_to_preferred":
+        if left is not None and outcome != RETURN:
             self._tried.add(left.name)
             self.failovers += 1
         self._attempt()
@@ -189,9 +200,10 @@ class FailoverFactory(Factory):
         if member is None:
             self._tried.clear()
             self._retry = self._clock.callLater(self._backoff(), self._again)
+            self._on_wait()
             return
         self.current = member
-        self._connecting = member.endpoint.connect(self).addTimeout(CONNECT_SECONDS, self._clock)
+        self._connecting = member.endpoint.connect(self).addTimeout(self._connect_seconds, self._clock)
         self._connecting.addCallbacks(self._connected, self._failed, callbackArgs=(member,), errbackArgs=(member,))
 
     def _again(self) -> None:

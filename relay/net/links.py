@@ -15,10 +15,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from relay.errors import RemoteProtocolError
 from relay.names import StreamName
-from relay.net.catalogue import CatalogueEntry
+from relay.net.catalogue import CatalogueEntry, progressed
 from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.timings import CONNECT_SECONDS, DEAD_SECONDS
 from relay.rtmp.events import CommandAnswered, CommandReceived, Event
 
 LinkState = Literal["up", "down", "foreign"]
@@ -26,7 +28,6 @@ LinkState = Literal["up", "down", "foreign"]
 SESSION_COMMANDS = ("relayCheckpoint", "relaySuspend", "relayOver")
 
 APP = "relay"  # the application name of node-to-node connections that play nothing
-DEAD_SECONDS = 0.6  # silence with a ping unanswered; a stopped process is found in this time
 GOOD_SECONDS = 5.0  # a link that has been up this long no longer counts as flapping
 FOREIGN_SECONDS = 30.0  # until a server that is no node of ours is asked again whether it has become one
 
@@ -115,6 +116,8 @@ class ControlLink:
         report: what we have ourselves, told at each hello.
         on_session: called with what an aggregator says of a session (:mod:`relay.net.sessions`); what it returns, if
             anything, fires when that is noted, and only then it is answered.
+        progressed: called with the link and the names of streams that it has told to have grown.
+        connect_seconds: for an attempt.
         app: what is connected to.  Nodes don't care; a plain RTMP server hangs up if it does not know it.
     """
 
@@ -130,6 +133,9 @@ class ControlLink:
         report: Callable[[], list[CatalogueEntry]] = list,
         on_session: Callable[[ControlLink, str, list[Any]], Deferred[None] | None] = lambda link, name, values: None,
         app: str = APP,
+        *,
+        progressed: Callable[[ControlLink, list[StreamName]], None] = lambda link, names: None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self.name = name
         self.app = app
@@ -146,11 +152,13 @@ class ControlLink:
         self.health: tuple[str, list[str]] = ("down", ["not reached yet"])
         self._settings = settings
         self._changed = changed
+        self._progressed = progressed
         self._factory = FailoverFactory(
             [Upstream(name=name, endpoint=endpoint)],
             lambda _: _ControlProtocol(settings, self),
             settings.clock,
             Backoff(maximum=1.0),
+            connect_seconds=connect_seconds,
         )
 
     @property
@@ -210,6 +218,9 @@ class ControlLink:
         values = event.values
         if event.name in SESSION_COMMANDS:
             return self._on_session(self, event.name, values)
+        if event.name == "relayProgress":
+            self._note_progress(values)
+            return None
         if event.name == "relayCatalogue" and values and isinstance(values[0], list):
             entries = [CatalogueEntry.from_wire(value) for value in values[0]]
             self.catalogue = {entry.name: entry for entry in entries[: self._settings.limits.streams]}
@@ -225,6 +236,14 @@ class ControlLink:
             return None
         self._changed(self)
         return None
+
+    def _note_progress(self, values: list[Any]) -> None:
+        """Streams have grown.  That is heard often, and is no change of what there is."""
+        if not values or not isinstance(values[0], list):
+            raise RemoteProtocolError("progress without places")
+        grown = [entry for value in values[0] if (entry := progressed(value, self.catalogue)) is not None]
+        self.catalogue.update((entry.name, entry) for entry in grown)
+        self._progressed(self, [entry.name for entry in grown])
 
     def _set(self, state: LinkState, why: str) -> None:
         if (state, why) != (self.state, self.why):

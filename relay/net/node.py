@@ -7,7 +7,7 @@ and by whoever embeds a node in an application of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.names import StreamName
-from relay.net.control import ControlServer
+from relay.net.control import PROGRESS_SECONDS, ControlServer
 from relay.net.draining import Drain
 from relay.net.http_flv import HttpFlvProtocol
 from relay.net.identity import NodeIdentity
@@ -85,9 +85,10 @@ class Node(MultiService):
             disown=self._disown,
         )
         self._listeners: list[ListeningService] = []
-        timer = TimerService(1.0, self._check_always)
-        timer.clock = clock
-        timer.setServiceParent(self)
+        for seconds, what in ((1.0, self.check), (PROGRESS_SECONDS, self.control.tell_progress)):
+            timer = TimerService(seconds, self._do_always, what)
+            timer.clock = clock
+            timer.setServiceParent(self)
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
         """Serve on this endpoint while running."""
@@ -159,12 +160,12 @@ class Node(MultiService):
         """For neighbours: one that drains is to be left by those who can."""
         return ("draining", [self.drain.why]) if self.drain.why and self.is_left else self.health()
 
-    def _check_always(self) -> None:
-        """A timer that meets an error stops; this one must not."""
+    def _do_always(self, what: Callable[[], None]) -> None:
+        """A timer that meets an error stops; these must not."""
         try:
-            self.check()
+            what()
         except Exception:
-            self.log.failure("the check of this second failed")
+            self.log.failure("what is done again and again has failed this time")
 
     def check(self) -> None:
         """Once a second."""

@@ -35,7 +35,7 @@ from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.record import record_size
 from relay.names import StreamName
-from relay.net.failover import FailoverFactory, Upstream
+from relay.net.failover import RETURN, FailoverFactory, Upstream
 from relay.net.positions import ToldPosition, read_position
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
@@ -274,7 +274,7 @@ class Replica:
 
     def lost(self, reading: Reading, outcome: str) -> None:
         """A connection is gone."""
-        if outcome not in ("stopped", "return_to_preferred"):
+        if outcome not in ("stopped", RETURN):
             self._counts.failovers += 1
             self.log.info(
                 "{stream}: lost {upstream}: {outcome}",

@@ -16,7 +16,7 @@ from relay.limits import DEFAULT_LIMITS
 from relay.log.files import parse_segment_name
 from relay.log.record import parse, record_size
 from relay.log.store import directory_name
-from relay.net.links import DEAD_SECONDS
+from relay.net.timings import DEAD_SECONDS
 from relay.rtmp.media import describe
 from relay.rtmp.messages import MediaMessage, MessageType
 from tests.clients import Watcher, elapsed_ms, frames, is_run, looped, publish, read_clip, watch

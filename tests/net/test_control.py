@@ -13,11 +13,13 @@ from relay.limits import DEFAULT_LIMITS
 from relay.log.points import LogStart
 from relay.names import StreamName
 from relay.net.catalogue import CatalogueEntry
+from relay.net.control import PROGRESS_SECONDS, PROGRESS_STREAMS
 from relay.net.identity import ClusterSecret, NodeIdentity
-from relay.net.links import DEAD_SECONDS, ControlLink
+from relay.net.links import FOREIGN_SECONDS, ControlLink
 from relay.net.positions import read_position
 from relay.net.rtmp_client import ClientSettings
 from relay.net.sessions import BalancerLost
+from relay.net.timings import DEAD_SECONDS
 from relay.rtmp.events import CommandAnswered, CommandReceived, PlayStarted, StatusReceived
 from relay.testing import MemoryNetwork, memory_log, publish
 from tests.log.model import gops
@@ -39,6 +41,7 @@ class ControlTestCase(SynchronousTestCase):
         self.network = MemoryNetwork()
         self.node, self.endpoint = make_node(self.network, secret=self.secret)
         self.changes: list[str] = []
+        self.grown: list[int] = []  # how many streams each report was about
         self.links: list[ControlLink] = []
 
     def tearDown(self) -> None:
@@ -48,14 +51,19 @@ class ControlTestCase(SynchronousTestCase):
         stop_node(self.network, self.node)
         self.assertEqual([], self.network.reactor.getDelayedCalls())
 
-    def link(self, endpoint=None, secret=None, report=list) -> ControlLink:
+    def link(self, endpoint=None, secret=None, report=list, tier="aggregator") -> ControlLink:
         settings = ClientSettings(
-            identity=NodeIdentity(name="agg1", tier="aggregator", secret=secret or self.secret),
+            identity=NodeIdentity(name="agg1", tier=tier, secret=secret or self.secret),
             limits=DEFAULT_LIMITS,
             clock=self.network.reactor,
         )
         link = ControlLink(
-            "o1", endpoint or self.endpoint, settings, lambda link: self.changes.append(link.state), report=report
+            "o1",
+            endpoint or self.endpoint,
+            settings,
+            lambda link: self.changes.append(link.state),
+            report=report,
+            progressed=lambda _, names: self.grown.append(len(names)),
         )
         self.links.append(link)
         link.start()
@@ -132,6 +140,77 @@ class CatalogueTests(ControlTestCase):
         link.stop()
         self.network.carry()
         self.assertEqual([], self.node.control.neighbours)
+
+
+class ProgressTests(ControlTestCase):
+    def report(self) -> list[int]:
+        self.grown.clear()
+        self.network.advance(PROGRESS_SECONDS + STEP, STEP)
+        return self.grown
+
+    def test_growth_is_told_and_is_no_change(self) -> None:
+        stream = self.go_live()
+        link = self.link()
+        self.report()
+        told = len(self.changes)
+        publish(stream, gops(1, start=1200), at_once=False)
+        self.assertEqual([1], self.report())
+        entry = link.catalogue[NAME]
+        self.assertEqual((stream.log.end, stream.log.end_time_ms), (entry.end, entry.time_ms))
+        self.assertEqual(told, len(self.changes))
+
+    def test_stream_that_stands_still_is_not_told_again(self) -> None:
+        self.go_live()
+        self.link()
+        self.report()
+        self.assertEqual([], self.report())
+
+    def test_new_epoch_is_told(self) -> None:
+        stream = self.go_live()
+        link = self.link()
+        stream.succeed(memory_log(epoch=stream.log.epoch + 1))
+        self.report()
+        self.assertEqual((stream.log.epoch, 0), (link.catalogue[NAME].epoch, link.catalogue[NAME].end))
+
+    def test_many_streams_are_told_in_few_commands(self) -> None:
+        for index in range(PROGRESS_STREAMS + 1):
+            self.node.hub.add(StreamName("live", f"s{index}"), memory_log())
+        self.link()
+        self.assertEqual([PROGRESS_STREAMS, 1], self.report())
+
+    def test_balancer_is_not_told(self) -> None:
+        self.go_live()
+        self.link(tier="balancer")
+        self.assertEqual([], self.report())
+
+    def test_stream_that_was_never_told_of_does_not_come_by_its_growth(self) -> None:
+        link = self.link()
+        place = {"name": "live/other", "epoch": 1.0, "end": 9.0, "time": 0.0}
+        link.told(CommandReceived(name="relayProgress", transaction_id=0, values=[[place]]))
+        self.assertEqual({}, link.catalogue)
+
+
+class ForeignTests(ControlTestCase):
+    """A server that speaks RTMP and is no node of ours, and may be replaced by one."""
+
+    def test_foreign_server_is_left_alone_for_a_while_and_asked_again(self) -> None:
+        secret = ClusterSecret(b"another cluster's")
+        link = self.link(secret=secret)
+        self.assertEqual(("foreign", 1), (link.state, self.endpoint.attempts))
+        self.network.advance(FOREIGN_SECONDS - 1, 0.5)
+        self.assertEqual(1, self.endpoint.attempts)
+        self.network.advance(2, 0.5)
+        self.assertEqual(("foreign", 2), (link.state, self.endpoint.attempts))
+
+    def test_foreign_server_that_has_become_a_node_is_found(self) -> None:
+        link = self.link(secret=SECRET)
+        self.assertEqual("foreign", link.state)
+        stop_node(self.network, self.node)
+        self.node, at_node = make_node(self.network, secret=SECRET)
+        self.patch(self.endpoint, "connect", at_node.connect)
+        self.go_live()
+        self.network.advance(FOREIGN_SECONDS + 1, 0.5)
+        self.assertEqual(("up", {NAME}), (link.state, set(link.catalogue)))
 
 
 class LivenessTests(ControlTestCase):
