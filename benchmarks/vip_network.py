@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,8 @@ class VipNetwork:
             there = self.namespace(host)
             run("ip", "-n", hub, "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", there)
             run("ip", "-n", hub, "link", "set", host, "master", "br0", "up")
-            run(*self.on(host, "sysctl", "-qw", "net.ipv6.conf.eth0.ndisc_notify=1", "net.ipv4.conf.eth0.arp_notify=1"))
+            for setting in ("ipv6/conf/eth0/ndisc_notify", "ipv4/conf/eth0/arp_notify"):  # an address by hand is told
+                run(*self.on(host, "sh", "-c", f"echo 1 > /proc/sys/net/{setting}"))
             run("ip", "-n", there, "address", "add", f"192.0.2.{number}/24", "dev", "eth0")
             run("ip", "-n", there, "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
             run("ip", "-n", there, "link", "set", "eth0", "up")
@@ -257,7 +258,8 @@ class VipNetwork:
             process.kill()
         for host in HOSTS:  # a keepalived that is killed leaves its child behind
             for pid in run("ip", "netns", "pids", self.namespace(host)).split():
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
     # asking
 

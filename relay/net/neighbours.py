@@ -117,9 +117,11 @@ class Addresses(Protocol):
 
     addresses: frozenset[str]
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Watch."""
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Watch no more."""
 
 
 class Neighbourhood(MultiService):
@@ -155,6 +157,7 @@ class Neighbourhood(MultiService):
         self._make_sender = make_sender
         self._has_tried = False
         self._watch = watch(self._moved)
+        self._known: frozenset[str] | None = None  # our addresses, as they were last looked at
         self._orphaned: set[tuple[str, str]] = set()  # (peer, address)
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
@@ -225,7 +228,12 @@ class Neighbourhood(MultiService):
             )
 
     def _moved(self) -> None:
-        self.port.peers.set_addresses(self._watch.addresses)
+        before, self._known = self._known, self._watch.addresses
+        if before is not None:
+            for what, which in (("has got", self._known - before), ("has lost", before - self._known)):
+                if which:
+                    self.log.info("this machine {what} {which}", what=what, which=", ".join(sorted(which)))
+        self.port.peers.set_addresses(self._known)
         self._look()
 
     def _changed(self, link: ControlLink) -> None:

@@ -71,7 +71,8 @@ def _checksum(data: bytes) -> int:
 class Sender(Protocol):
     """Sends a packet to a host, or raises ``OSError``."""
 
-    def send(self, packet: bytes, host: str) -> None: ...
+    def send(self, packet: bytes, host: str) -> None:
+        """All of it."""
 
 
 class RawSender:

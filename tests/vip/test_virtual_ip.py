@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from contextlib import ExitStack
 from unittest import SkipTest
 
@@ -25,10 +26,10 @@ def require_namespaces() -> None:
     """Skip, or fail in CI, where this can't be tried."""
     for program in PROGRAMS:
         require_program(program)
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or subprocess.call(["unshare", "--net", "--mount", "true"], stderr=subprocess.DEVNULL):
         if is_ci():
-            raise AssertionError("network namespaces need root, and in CI nothing may be skipped")
-        raise SkipTest("network namespaces need root")
+            raise AssertionError("network namespaces need root with all its rights, and in CI nothing may be skipped")
+        raise SkipTest("network namespaces need root with all its rights")
 
 
 class VirtualIpTestCase(SynchronousTestCase):
