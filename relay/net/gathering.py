@@ -11,8 +11,8 @@ A member that runs but says that it is down has lost its own upstreams: its byte
 so.  It is left like a dead one, as long as another member is better off.  So is one that drains, which is going to
 stop: those who read from it go on from the very next byte elsewhere, while it still serves.
 
-The preferred member is the first.  When it has been well for ``return_seconds``, replicas that read from another go
-back to it: a short while is not enough, or a server that crashes every few seconds would move everybody each time.
+The preferred member is the first.  When it goes back to that, and when a member is left that lives and is behind
+another, :mod:`relay.net.standby` decides for each stream.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from relay.net.links import APP, ControlLink
 from relay.net.pulling import Pull, PullMaker
 from relay.net.replication import Counts, LogMaker, ReadMode, Replica
 from relay.net.rtmp_client import ClientSettings
+from relay.net.standby import Standby
 from relay.net.streams import Hub
+from relay.net.timings import DEFAULT_TIMINGS, Timings
 
-RETURN_SECONDS = 5.0
 WILDCARDS = frozenset("*?[")
 WELL, DRAINING, STARVED = range(3)  # the lower, the better to read from
 FORGET_SECONDS = 600.0  # a publisher whose origin was rebuilt is back by then
@@ -49,6 +50,7 @@ class Gatherer:
         hub, maker, settings, counts: of the node.
         make_pull: how a stream of a plain RTMP server is taken in; None if this tier does not.
         mode: read one member at a time, or all at once.
+        timings: how patient we are.
         on_change: called when a member has come or gone, or has told something.
     """
 
@@ -65,16 +67,26 @@ class Gatherer:
         settings: ClientSettings,
         counts: Counts,
         make_pull: PullMaker | None = None,
-        return_seconds: float = RETURN_SECONDS,
         on_change: Callable[[], None] = lambda: None,
         mode: ReadMode = ReadMode.ACTIVE_STANDBY,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
         self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
         self._named = [StreamName.parse(pattern) for pattern in patterns if not WILDCARDS.intersection(pattern)]
         app = self._named[0].app if self._named else APP
         self.links = [
-            ControlLink(member, endpoint, settings, self._changed, report=self._report, app=app)
+            ControlLink(
+                member,
+                endpoint,
+                settings,
+                self._changed,
+                timings.dead,
+                report=self._report,
+                app=app,
+                progressed=self._progressed,
+                connect_seconds=timings.connect,
+            )
             for member, endpoint in members
         ]
         self.replicas: dict[StreamName, Replica] = {}
@@ -85,11 +97,11 @@ class Gatherer:
         self._settings = settings
         self._counts = counts
         self._make_pull = make_pull
-        self._return_seconds = return_seconds
+        self._timings = timings
+        self._standbys: dict[StreamName, Standby] = {}
         self._on_change = on_change
         self._mode = mode
         self._refused: set[StreamName] = set()
-        self._well_since = 0.0  # when the preferred member became usable
         self._listed: dict[str, set[StreamName]] = {member: set() for member, _ in members}
 
     def start(self) -> None:
@@ -105,17 +117,25 @@ class Gatherer:
         return DeferredList(ends, consumeErrors=True)
 
     def check(self) -> None:
-        """Once a second: has the preferred member been well for a while?  Is a stream gone for good?"""
-        self._return_to_preferred()
+        """Once a second: is another member to be read?  Is a stream gone for good?"""
+        for standby in self._standbys.values():
+            standby.check()
         self._drop_gone()
 
-    def _return_to_preferred(self) -> None:
-        preferred, link = self.upstreams[0], self.links[0]
-        if not preferred.is_usable or self._settings.clock.seconds() - self._well_since < self._return_seconds:
-            return
+    def lead_ms(self, link: ControlLink) -> tuple[int, int]:
+        """How far this member is (ahead of, behind) the copies here: of all streams, the furthest."""
+        leads = [0]
         for name, replica in self.replicas.items():
-            if name in link.catalogue and replica.return_to(preferred):
-                self.log.info("{stream}: back to {name}", stream=str(name), name=preferred.shown)
+            entry = link.catalogue.get(name)
+            if entry is not None and entry.epoch == replica.epoch:
+                leads.append(entry.time_ms - replica.time_ms)
+        return max(leads), -min(leads)
+
+    def _progressed(self, link: ControlLink, names: list[StreamName]) -> None:
+        for name in names:
+            standby = self._standbys.get(name)
+            if standby is not None:
+                standby.judge()
 
     def why_not_normal(self) -> list[str]:
         """What is wrong, in words; empty when the preferred member runs and is read."""
@@ -155,15 +175,19 @@ class Gatherer:
             is_best = _unfitness(link) == best or self._is_harmless(link)
             upstream.is_usable = link.state == "up" and is_best
             upstream.is_draining = link.health[0] == "draining" and not upstream.is_usable
-        if self.upstreams[0].is_usable and not were_usable[0]:
-            self._well_since = self._settings.clock.seconds()
         for upstream, link, was_usable in zip(self.upstreams, self.links, were_usable, strict=True):
             if was_usable and not upstream.is_usable:
+                self._tell_standbys(upstream)
                 for replica in list(self.replicas.values()):
                     replica.leave(upstream, link.why or ("draining" if upstream.is_draining else "starved"))
             elif upstream.is_usable and not was_usable:
                 for replica in list(self.replicas.values()):
                     replica.wake()
+
+    def _tell_standbys(self, lost: Upstream) -> None:
+        if lost is self.upstreams[0]:
+            for standby in self._standbys.values():
+                standby.preferred_lost()
 
     def _is_harmless(self, link: ControlLink) -> bool:
         """A starved member may go on being read in merge mode: the other member's bytes come all the same."""
@@ -196,8 +220,12 @@ class Gatherer:
             return None
         if not self._hub.claim(name, self):
             return None  # another group has asked for it
-        replica = Replica(name, self._hub, self._maker, self.upstreams, self._settings, self._counts, self._mode)
+        settings, timings = self._settings, self._timings
+        replica = Replica(name, self._hub, self._maker, self.upstreams, settings, self._counts, self._mode, timings)
         replica.start()
+        if self._mode is ReadMode.ACTIVE_STANDBY and len(self.links) > 1:
+            members = list(zip(self.upstreams, self.links, strict=True))
+            self._standbys[name] = Standby(replica, members, timings, settings.clock)
         self._refused.discard(name)
         self.replicas[name] = replica
         return replica
@@ -226,6 +254,7 @@ class Gatherer:
         listed = set[StreamName]().union(*(link.catalogue for link in self.links))
         for name in [name for name in self.replicas if name not in listed and self._is_idle(name)]:
             self.replicas.pop(name).stop()
+            self._standbys.pop(name, None)
             self._hub.remove(name)
             self._hub.release(name)
             self._maker.forget(name)

@@ -129,6 +129,10 @@ class ReturnWait:
         self._returned_at = now
         self._well_since = None
 
+    def unwell(self) -> None:
+        """It is not well now."""
+        self._well_since = None
+
     def is_due(self, now: float, *, is_well: bool) -> bool:
         """Has it been well for long enough?  To be asked again and again."""
         if not is_well:

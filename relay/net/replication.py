@@ -22,7 +22,7 @@ nothing more of it is written (I1).  So in merge the death of an upstream needs 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, Protocol
@@ -30,16 +30,18 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from relay.errors import LogDiverged, RelayError, RemoteProtocolError
+from relay.errors import LogDiverged, RemoteProtocolError
 from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.record import record_size
 from relay.names import StreamName
-from relay.net.failover import RETURN, FailoverFactory, Upstream
-from relay.net.positions import ToldPosition, read_position
+from relay.net.causes import Interruption
+from relay.net.failover import RETURN, Backoff, FailoverFactory, Upstream
+from relay.net.positions import ToldPosition
+from relay.net.reading import Reading, UpstreamBehind
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.net.streams import Hub, LiveStream
-from relay.rtmp.events import Event, MediaReceived, PlayStarted, StatusReceived, StreamEnded
+from relay.net.timings import DEFAULT_TIMINGS, Timings
 from relay.rtmp.messages import MediaMessage
 
 
@@ -56,10 +58,6 @@ class LogMaker(Protocol):
         """The stream is gone for good."""
 
 
-class UpstreamBehind(RelayError):
-    """An upstream is so far behind that nothing can be read from it now."""
-
-
 class Counts:
     """What happened to the copies of a node, for metrics."""
 
@@ -69,7 +67,8 @@ class Counts:
         self.gaps = 0
         self.epochs = 0
         self.diverged = 0
-        self.failovers = 0
+        self.failovers: Counter[str] = Counter()
+        """Times that a copy went on elsewhere, by cause."""
 
 
 EPOCHS_REMEMBERED = 16  # that were left; a server that comes back with one of them is behind, not ahead
@@ -80,58 +79,6 @@ class ReadMode(Enum):
 
     ACTIVE_STANDBY = "active-standby"
     MERGE = "merge"
-
-
-class Reading(RtmpClientProtocol):
-    """One connection that plays the stream from a position on: its next message stands at ``(epoch, offset)``."""
-
-    factory: FailoverFactory
-
-    def __init__(self, settings: ClientSettings, replica: Replica, upstream: Upstream) -> None:
-        super().__init__(settings, replica.name.app, f"rtmp://{upstream.name}/{replica.name.app}")
-        self.upstream = upstream
-        self.epoch = 0
-        self.offset = 0
-        self._replica = replica
-
-    def created(self, message_stream_id: int) -> None:
-        if self.peer_node is None:
-            self.log.warn("{name} is no node of this cluster", name=self._tc_url)
-            self.give_up("foreign")
-            return
-        self.session.play(message_stream_id, f"{self._replica.name.name}?{self._replica.query()}")
-
-    def received(self, event: Event) -> None:
-        if isinstance(event, MediaReceived):
-            self._replica.copy(self, event.message)
-        elif isinstance(event, PlayStarted):
-            self.is_ready()
-            self._moved(event.info)
-        elif isinstance(event, StatusReceived):
-            if event.code == "Relay.Position":
-                self._moved(event.info)
-            elif event.code == "Relay.Ended":
-                self._replica.ended(self)
-            elif event.level == "error":
-                self.give_up(event.code)
-        elif isinstance(event, StreamEnded):
-            self.give_up("upstream_ended")
-
-    def _moved(self, info: dict[str, object]) -> None:
-        told = read_position(info)
-        if told is None:
-            raise RemoteProtocolError("no position in Play.Start")
-        try:
-            self._replica.moved(self, told)
-        except UpstreamBehind as error:
-            self.log.info("{stream}: {error}", stream=str(self._replica.name), error=str(error))
-            self.give_up("behind")
-
-    def read_done(self) -> None:
-        self._replica.flush()
-
-    def over(self, outcome: str) -> None:
-        self._replica.lost(self, outcome)
 
 
 class Replica:
@@ -145,6 +92,7 @@ class Replica:
         settings: who we are.
         counts: of the node.
         mode: one reading, or one of each member.
+        timings: how patient we are.
     """
 
     log = Logger()
@@ -158,11 +106,14 @@ class Replica:
         settings: ClientSettings,
         counts: Counts,
         mode: ReadMode = ReadMode.ACTIVE_STANDBY,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
         self.is_upstream_live = False
+        self._timings = timings
+        self._interruption = Interruption(str(name), counts.failovers, timings.dead)
         groups = [members] if mode is ReadMode.ACTIVE_STANDBY else [[member] for member in members]
-        self.factories = [FailoverFactory(group, self._build, settings.clock) for group in groups]
+        self.factories = [self._make_factory(group, settings) for group in groups]
         self._hub = hub
         self._maker = maker
         self._settings = settings
@@ -216,13 +167,42 @@ class Replica:
             if factory.current is upstream:
                 factory.leave(why)
 
-    def return_to(self, preferred: Upstream) -> bool:
-        """Go back to the preferred upstream, if another is read in its place."""
+    def turn_to(self, member: Upstream, outcome: str, detail: str) -> bool:
+        """Read from ``member`` instead of from another; false if that can't be now."""
+        self._interruption.detail = detail
         for factory in self.factories:
-            if factory.current not in (None, preferred) and preferred in factory.members:
-                factory.turn_to(preferred)
-                return True
+            if factory.current is not None and factory.current is not member and member in factory.members:
+                if factory.turn_to(member, outcome):
+                    return True
+                if outcome != RETURN:
+                    factory.leave(outcome)  # it does not even answer
         return False
+
+    # how far the copy is
+
+    @property
+    def current(self) -> Upstream | None:
+        """Who is read or asked, where it is one at a time."""
+        return self.factories[0].current
+
+    @property
+    def epoch(self) -> int:
+        """Of the copy; 0 while there is nothing."""
+        return 0 if self._stream is None else self._stream.log.epoch
+
+    @property
+    def end(self) -> int:
+        """The next byte that is wanted."""
+        return self._end
+
+    @property
+    def time_ms(self) -> int:
+        """The latest media time that is here."""
+        return 0 if self._stream is None else self._stream.log.end_time_ms
+
+    def has_left(self, epoch: int) -> bool:
+        """Is this one of the epochs before ours?"""
+        return epoch in self._left
 
     # told by the readings
 
@@ -234,14 +214,16 @@ class Replica:
             UpstreamBehind: they are of an epoch that we have left behind.
         """
         stream = self._stream
-        if told.epoch in self._left:
+        if self.has_left(told.epoch):
             raise UpstreamBehind(f"{reading.upstream.shown} is still in epoch {told.epoch}")
         if stream is None or stream.log.epoch != told.epoch:
             self._begin(reading, told)
         elif told.offset > self._end and not self._is_filled_by_another(reading):
             self._jump(reading, stream, told)
         reading.epoch, reading.offset = told.epoch, told.offset
-        self._readings[reading] = None
+        if reading not in self._readings:
+            self._readings[reading] = None
+            self._interruption.ended(reading.upstream.shown)
         self._show()
 
     def copy(self, reading: Reading, message: MediaMessage) -> None:
@@ -274,16 +256,12 @@ class Replica:
 
     def lost(self, reading: Reading, outcome: str) -> None:
         """A connection is gone."""
-        if outcome not in ("stopped", RETURN):
-            self._counts.failovers += 1
-            self.log.info(
-                "{stream}: lost {upstream}: {outcome}",
-                stream=str(self.name),
-                upstream=reading.upstream.shown,
-                outcome=outcome,
-            )
+        if outcome != "stopped" and reading in self._readings:
+            self._interruption.began(reading.upstream.shown, outcome)
         self.flush()
         self._readings.pop(reading, None)
+        for other in self._readings:  # that read on
+            self._interruption.ended(other.upstream.shown)
         for other in list(self._readings):
             if other.offset > self._end and not self._is_filled_by_another(other):
                 other.give_up("ahead")  # it asks again, from where we are
@@ -296,6 +274,16 @@ class Replica:
         epoch = self._stream.log.epoch
         others = (other for other in self._readings if other is not reading)
         return any(other.epoch == epoch and other.offset <= self._end for other in others)
+
+    def _make_factory(self, members: list[Upstream], settings: ClientSettings) -> FailoverFactory:
+        return FailoverFactory(
+            members,
+            self._build,
+            settings.clock,
+            Backoff(maximum=self._timings.retry),
+            connect_seconds=self._timings.connect,
+            on_wait=self._interruption.found_nobody,
+        )
 
     def _build(self, upstream: Upstream) -> RtmpClientProtocol:
         return Reading(self._settings, self, upstream)

@@ -13,6 +13,7 @@ import attrs
 from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
+from relay.net.causes import CAUSES
 from relay.net.links import ControlLink
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
@@ -26,7 +27,6 @@ COUNTS = (
     ("gaps", "Times that a copy had to go on further on.", "gaps"),
     ("epochs", "Times that a log began anew upstream.", "epochs"),
     ("diverged", "Times that an upstream had other bytes than we have at the same position.", "diverged"),
-    ("failovers", "Times that a copy lost its upstream.", "failovers"),
 )
 
 
@@ -145,6 +145,13 @@ class MediaNodeView:
         if self._counts is not None:
             for name, words, attribute in COUNTS:
                 yield Metric(name=name, help=words, values={"": getattr(self._counts, attribute)})
+            failovers = self._counts.failovers
+            yield Metric(
+                name="failovers",
+                help="Times that a copy went on at another upstream, or at the same one anew, by why it left the last.",
+                values={cause: failovers[cause] for cause in (*CAUSES, "wrong")},
+                label="cause",
+            )
 
 
 class BalancerView:

@@ -9,9 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.log.points import LogStart
 from relay.names import StreamName
-from relay.net.gathering import FORGET_SECONDS, RETURN_SECONDS, Gatherer
+from relay.net.gathering import FORGET_SECONDS, Gatherer
 from relay.net.replication import Counts, ReadMode
-from relay.net.timings import DEAD_SECONDS
+from relay.net.timings import DEAD_SECONDS, RETURN_SECONDS
 from relay.testing import MemoryNetwork, memory_log, publish
 from tests.log.model import contents, gops
 from tests.net.driving import CopyingNode, Player, connect, log_bytes, make_node, stop_node

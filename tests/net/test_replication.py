@@ -161,7 +161,9 @@ class ResumeTests(ReplicaTestCase):
         self.b.start(position_info(*self.b.asked))
         self.b.send(MESSAGES[20:])
         self.network.carry()
-        self.assertEqual((log_bytes(MESSAGES), 1, 0), (self.copy, self.counts.failovers, self.counts.bytes_missing))
+        self.assertEqual(
+            (log_bytes(MESSAGES), 1, 0), (self.copy, self.counts.failovers.total(), self.counts.bytes_missing)
+        )
 
     def test_message_cut_in_the_middle_by_a_death_is_read_whole_from_the_other(self) -> None:
         """What was not a whole message was never in the log."""

@@ -1,0 +1,92 @@
+"""Why an upstream is left, in one word for counters and in one sentence for people.
+
+Owns the translation of outcomes (what ends a connection) to both, and the telling of it when reading goes on.  Called
+by :mod:`relay.net.replication`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from twisted.logger import Logger
+
+from relay.net.failover import RETURN
+
+CAUSES = {
+    "lost": "connection_lost upstream_ended peer_closed",
+    "dead": "dead",
+    "refused": "refused handshake_timeout",
+    "starved": "starved",
+    "behind": "behind",
+    "drained": "draining",
+    "return": RETURN,
+}
+"""The outcomes of each cause.  A status code of an upstream is a refusal; all the rest is "wrong"."""
+
+_CAUSE_OF = {outcome: cause for cause, outcomes in CAUSES.items() for outcome in outcomes.split()}
+
+_SENTENCES = {
+    "lost": "the connection to {name} is lost",
+    "dead": "{name} is dead ({detail})",
+    "refused": "{name} refuses ({outcome})",
+    "starved": "{name} has lost its own upstreams",
+    "behind": "{name} is behind ({detail})",
+    "drained": "{name} drains",
+    "return": "{detail}",
+    "wrong": "{name} can't be read ({outcome})",
+}
+
+
+def cause_of(outcome: str) -> str:
+    """One of a few words, for counting."""
+    return _CAUSE_OF.get(outcome) or ("refused" if outcome.startswith("Net") else "wrong")
+
+
+def sentence_of(name: str, outcome: str, detail: str) -> str:
+    """What happened to ``name``."""
+    return _SENTENCES[cause_of(outcome)].format(name=name, outcome=outcome[:64], detail=detail or outcome)
+
+
+class Interruption:
+    """Of one copy's reading: why it is interrupted, until it goes on; then it is said and counted, once.
+
+    Args:
+        stream: for people.
+        counts: by cause.
+        dead_seconds: that a neighbour may be silent.
+
+    ``detail``: why we leave a member ourselves; to be set before that.
+    """
+
+    log = Logger()
+
+    def __init__(self, stream: str, counts: Counter[str], dead_seconds: float) -> None:
+        self.detail = ""
+        self._stream = stream
+        self._counts = counts
+        self._silence = f"silent for {1000 * dead_seconds:.0f} ms"
+        self._outcome = ""
+        self._why = ""
+        self._is_said = False
+
+    def began(self, name: str, outcome: str) -> None:
+        """``name`` was read, and is no longer."""
+        self._outcome, self._is_said = outcome, False
+        self._why = sentence_of(name, outcome, self._silence if outcome == "dead" else self.detail)
+
+    def found_nobody(self) -> None:
+        """Nobody can be read from now; said once."""
+        if self._outcome and not self._is_said:
+            self._is_said = True
+            self.log.warn("{stream}: nobody to read from: {why}", stream=self._stream, why=self._why)
+
+    def ended(self, name: str) -> None:
+        """``name`` is read."""
+        if not self._outcome:
+            return
+        self._counts[cause_of(self._outcome)] += 1
+        words = "{stream}: reading from {name} now: {why}"
+        if self._outcome == RETURN:
+            words = "{stream}: back to {name}, {why}"
+        self.log.info(words, stream=self._stream, name=name, why=self._why)
+        self._outcome = ""
