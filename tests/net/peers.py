@@ -15,7 +15,7 @@ def open_descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 
-async def eventually(condition, seconds=10.0):
+async def eventually(condition, seconds=30.0):
     """Wait until ``condition()`` is true; what it returned."""
     from twisted.internet import reactor  # noqa: PLC0415 - importing it chooses the reactor
 
