@@ -233,9 +233,17 @@ class VipNetwork:
         words = ["--name", host, "--listen", rf"tcp:{PORT}:interface=\:\:"]
         words += ["--admin", f"tcp:{ADMIN_PORT}:interface=127.0.0.1"]
         words += ["--aggregator", f"o1=tcp:{address('inner')}:{PORT}"]
+        words += ["--handover", str(self.directory / f"{host}.sock")]
+        words += ["--take-over-from", str(self.directory / f"{host}.sock")]
         words += ["--peer-listen", f"tcp:{PEER_PORT}:interface={address(host)}"]
         words += ["--peer", f"{peer}=tcp:{address(peer)}:{PEER_PORT}"]
         return self._node(host, "balancer", *words)
+
+    def upgrade(self, host: str) -> None:
+        """A new balancer process takes over from the one that runs there."""
+        old = self.balancers[host]
+        self.balancers[host] = self._balancer(host)
+        self.when(lambda: not old.is_running, f"the old process of {host} has ended")
 
     def _node(self, host: str, tier: str, *words: str) -> Process:
         command = [sys.executable, "-m", "relay.tiers.child", "-n", "--pidfile=", f"relay-{tier}"]

@@ -163,6 +163,21 @@ class AddressTests(VirtualIpTestCase):
         self.served(VIP6)
         self.assertEqual("reset", viewer.end())
 
+    def test_upgrade_resets_nobody_and_the_peer_knows_the_viewers_afterwards(self) -> None:
+        """To the peer it looks like a death, but the address has not moved."""
+        self.start(with_keepalived=False)
+        self.note_roles("lb1")
+        self.move(VIP, "add", "lb1")
+        viewer = self.view()
+        self.network.upgrade("lb1")
+        self.network.when(lambda: self.network.metric("lb2", "relay_peer_up") == 1, "they know each other again")
+        self.knows(1)
+        self.assertEqual(0, self.network.metric("lb2", "relay_viewers_reset_total"))
+        self.view_on(viewer)
+        self.network.cut("lb1")
+        self.move(VIP, "add", "lb2")
+        self.assertEqual("reset", viewer.end())
+
     def test_two_masters_leave_each_other_s_viewers_alone(self) -> None:
         """The other lives, and says that it has the address: the viewer is reset when it has it no more."""
         self.start(with_keepalived=False)
