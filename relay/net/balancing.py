@@ -36,12 +36,14 @@ from relay.net.proxy import SESSION_ID_BYTES
 from relay.net.viewer_connection import ViewerConnection
 from relay.net.viewer_state import ViewerState
 
+CONNECT_SECONDS = 2.0  # for one backend to accept; then the next is tried, while the viewer's patience lasts
+
 
 @attrs.frozen(kw_only=True)
 class BalancingOptions:
     """What an operator sets."""
 
-    connect_seconds: float = 2.0  # for one backend to accept; then the next is tried
+    connect_seconds: float = CONNECT_SECONDS
     hold_seconds: float = 10.0  # a viewer waits for a backend; 0 holds nobody
     held_viewers: int = 4096  # at once
     pin: str | None = None  # the name of the one backend to use

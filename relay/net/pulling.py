@@ -14,9 +14,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from relay.names import StreamName
-from relay.net.failover import FailoverFactory, Upstream
+from relay.net.failover import Backoff, FailoverFactory, Upstream
 from relay.net.ingest import Ingest, Publication, PublishRefused
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.timings import DEFAULT_TIMINGS, Timings
 from relay.rtmp.events import Event, MediaReceived, PlayStarted, StatusReceived, StreamEnded
 
 SILENT_SECONDS = 10.0  # a server that plays nothing for so long is asked anew: it may have lost its own source
@@ -98,6 +99,7 @@ class Pull:
         upstreams: servers, in order.
         address: (app, tc_url, stream to play) at the upstream.
         settings: who we are.
+        timings: how patient we are.
     """
 
     log = Logger()
@@ -109,12 +111,15 @@ class Pull:
         upstreams: Sequence[Upstream],
         address: tuple[str, str, str],
         settings: ClientSettings,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
         self.ingest = ingest
         self._address = address
         self._settings = settings
-        self.factory = FailoverFactory(upstreams, self._build, settings.clock)
+        self.factory = FailoverFactory(
+            upstreams, self._build, settings.clock, Backoff(maximum=timings.retry), connect_seconds=timings.connect
+        )
 
     def start(self) -> None:
         """Begin."""

@@ -18,13 +18,15 @@ from relay.net.gathering import Gatherer
 from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts, ReadMode
+from relay.net.timings import DEFAULT_TIMINGS, Timings
 from relay.tiers.options import DRAIN_SECONDS, MediaOptions, client_endpoint, keep_options, positive, run_node, serve
+from relay.tiers.patience import UpstreamOptions
 from relay.tiers.views import MediaNodeView
 
 Pair = tuple[str, list[tuple[str, IStreamClientEndpoint]]]
 
 
-class Options(MediaOptions):
+class Options(MediaOptions, UpstreamOptions):
     """Command line of ``relay-aggregator``."""
 
     tier = "aggregator"
@@ -69,7 +71,13 @@ class Aggregator(Node):
     """A running aggregator: see :mod:`relay.net.gathering` for how it copies."""
 
     def __init__(
-        self, settings: NodeSettings, clock: IReactorTime, pairs: Sequence[Pair], keep: LogOptions, mode: ReadMode
+        self,
+        settings: NodeSettings,
+        clock: IReactorTime,
+        pairs: Sequence[Pair],
+        keep: LogOptions,
+        mode: ReadMode,
+        timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         super().__init__(settings, clock)
         self.counts = Counts()
@@ -85,6 +93,7 @@ class Aggregator(Node):
                 counts=self.counts,
                 on_change=self.tell_health,
                 mode=mode,
+                timings=timings,
             )
             for name, members in pairs
         ]
@@ -121,7 +130,8 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
         for name, texts in options["pairs"]
     ]
     keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
-    aggregator = Aggregator(options.settings(), reactor, pairs, keep, ReadMode(options["read"]))
+    mode = ReadMode(options["read"])
+    aggregator = Aggregator(options.settings(), reactor, pairs, keep, mode, options.timings())
     links = [link for gatherer in aggregator.gatherers for link in gatherer.links]
     return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts), options, reactor)
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from relay.net.backends import Backend, BackendPool, BackendState, Policy
-from relay.net.balancing import BalancerFactory, BalancingOptions
+from relay.net.balancing import CONNECT_SECONDS, BalancerFactory, BalancingOptions
 from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.neighbours import Neighbourhood
@@ -24,7 +24,9 @@ from relay.net.ports import Ports
 from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.net.succession import Succession, SuccessionOptions
-from relay.tiers.options import client_endpoint, not_negative, run_node, serve
+from relay.net.timings import DEAD_SECONDS
+from relay.tiers.options import client_endpoint, not_negative, positive, run_node, serve
+from relay.tiers.patience import DEAD_MS
 from relay.tiers.peering import PeerOptions, make_neighbourhood
 from relay.tiers.succeeding import HandoverOptions, end_process
 from relay.tiers.views import BalancerView, balancer_health
@@ -59,6 +61,10 @@ class Options(PeerOptions, HandoverOptions):
          not_negative("--rise-seconds")],
         ["slow-start-seconds", None, 10.0, "How long its share of new viewers then grows, from a tenth to all of it.",
          not_negative("--slow-start-seconds")],
+        DEAD_MS,
+        ["connect-seconds", None, CONNECT_SECONDS,
+         "How long an aggregator may take to accept a connection; then a viewer is sent to another.",
+         positive("--connect-seconds")],
         ["hold-seconds", None, 10.0,
          "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
     ]  # fmt: skip
@@ -102,6 +108,7 @@ class Balancer(MultiService):
         options: for viewers.
         rule: how an aggregator that was lost comes back.
         falls_back: viewers of a pinned aggregator that serves nobody are given another.
+        dead_seconds: an aggregator that is silent, and leaves a ping unanswered, for so long is dead.
     """
 
     log = Logger()
@@ -116,6 +123,7 @@ class Balancer(MultiService):
         rule: ReturnRule = AT_ONCE,
         *,
         falls_back: bool = False,
+        dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         super().__init__()
         self.setName(settings.identity.name)
@@ -127,7 +135,15 @@ class Balancer(MultiService):
         self._reached: set[str] = set()
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
         self.links = [
-            ControlLink(name, endpoint, client, self._changed, on_session=self._session_said)
+            ControlLink(
+                name,
+                endpoint,
+                client,
+                self._changed,
+                dead_seconds,
+                on_session=self._session_said,
+                connect_seconds=options.connect_seconds,
+            )
             for name, endpoint in aggregators
         ]
         self.neighbourhood: Neighbourhood | None = None
@@ -229,6 +245,7 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     settings = options.settings()
     secret = settings.identity.secret
     balancing = BalancingOptions(
+        connect_seconds=options["connect-seconds"],
         hold_seconds=options["hold-seconds"],
         pin=options["pin"],
         secret=b"" if secret is None else secret.key,
@@ -240,7 +257,10 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     rule = ReturnRule(rise_seconds=options["rise-seconds"], slow_start_seconds=options["slow-start-seconds"])
     falls_back = options["when-pinned-down"] == "fall-back"
     policy = Policy(options["policy"])
-    balancer = Balancer(settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back)
+    dead_seconds = options["dead-ms"] / 1000
+    balancer = Balancer(
+        settings, reactor, aggregators, policy, balancing, rule, falls_back=falls_back, dead_seconds=dead_seconds
+    )
     ports = Ports(reactor)
     balancer.succeed(ports, options.succession(), lambda why: end_process(reactor, why))
     neighbourhood = make_neighbourhood(options, settings, reactor, lambda: balancer_health(balancer.factory), ports)

@@ -22,10 +22,11 @@ from relay.net.pulling import Pull
 from relay.net.replication import Counts
 from relay.net.storing import StoringNode
 from relay.tiers.options import DRAIN_SECONDS, StoreOptions, client_endpoint, run_node, serve
+from relay.tiers.patience import UpstreamOptions
 from relay.tiers.views import MediaNodeView
 
 
-class Options(StoreOptions):
+class Options(StoreOptions, UpstreamOptions):
     """Command line of ``relay-distributor``."""
 
     tier = "distributor"
@@ -72,10 +73,11 @@ class Distributor(StoringNode):
         clock: IReactorTime,
         upstreams: Sequence[tuple[str, IStreamClientEndpoint]],
         patterns: Sequence[str],
-        options: StoreOptions,
+        options: Options,
     ) -> None:
         super().__init__(settings, clock, options.store_settings())
         self.counts = Counts()
+        self._timings = options.timings()
         self.gatherer = Gatherer(
             "upstream",
             upstreams,
@@ -86,6 +88,7 @@ class Distributor(StoringNode):
             counts=self.counts,
             on_change=self.tell_health,
             make_pull=self._make_pull,
+            timings=self._timings,
         )
 
     def startService(self) -> None:
@@ -111,7 +114,7 @@ class Distributor(StoringNode):
         self.pulled.add(name)
         ingest = self.ingest(name)
         address = (name.app, f"rtmp://{upstreams[0].name}/{name.app}", name.name)
-        return Pull(name, ingest, upstreams, address, self.upstream_settings)
+        return Pull(name, ingest, upstreams, address, self.upstream_settings, self._timings)
 
 
 def make_distributor(options: Options, reactor: Any) -> Distributor:
