@@ -42,6 +42,9 @@ class Stage(Enum):
     TAKING = auto()
     TAKEN = auto()
     OVER = auto()
+    """Taken, and the process before is gone."""
+    FAILED = auto()
+    """The process before goes on: nothing is ours, nothing is answered, and we end."""
 
 
 class Taker(FrameProtocol):
@@ -96,7 +99,7 @@ class Taker(FrameProtocol):
 
     def stop(self) -> None:
         """We end."""
-        if self.stage not in (Stage.TAKEN, Stage.OVER):
+        if self.stage not in (Stage.TAKEN, Stage.OVER, Stage.FAILED):
             self._give_up("this process is stopped")
 
     # told by the balancer
@@ -110,6 +113,8 @@ class Taker(FrameProtocol):
         if self.stage in (Stage.TAKEN, Stage.OVER):
             return self._factory.session_said(backend, name, values)
         noted: Deferred[None] = Deferred()
+        if self.stage is Stage.FAILED:
+            return noted
         self._kept.append((backend, name, values, noted))
         if len(self._kept) > self._factory.limits.kept_words:
             self._give_up(f"aggregators say more than {self._factory.limits.kept_words} things meanwhile")
@@ -185,7 +190,7 @@ class Taker(FrameProtocol):
         if self.stage is Stage.TAKEN:
             self.stage = Stage.OVER
             self._answer_all()
-        elif self.stage is not Stage.OVER:
+        elif self.stage not in (Stage.OVER, Stage.FAILED):
             self._within(GONE_SECONDS, "it has changed its mind")
             self._look_for_death()
 
@@ -258,7 +263,7 @@ class Taker(FrameProtocol):
 
     def _look_for_death(self) -> None:
         """If the giver has died, what we have is ours: nobody else has it."""
-        if self.stage in (Stage.TAKEN, Stage.OVER):
+        if self.stage in (Stage.TAKEN, Stage.OVER, Stage.FAILED):
             return
         if self._greeting.pidfd >= 0 and select.select([self._greeting.pidfd], [], [], 0)[0]:
             self.log.warn("the process before has died; going on with {count} of its viewers", count=len(self._came))
@@ -275,10 +280,11 @@ class Taker(FrameProtocol):
             noted.callback(None)
 
     def _give_up(self, why: str) -> None:
-        if self.stage in (Stage.TAKEN, Stage.OVER):
+        if self.stage in (Stage.TAKEN, Stage.OVER, Stage.FAILED):
             return
-        self.stage = Stage.OVER
+        self.stage = Stage.FAILED
         self._stop_timer()
+        self._kept.clear()
         for _, state in self._came:
             close_all(state.to_wire()[1])
         self._came.clear()
