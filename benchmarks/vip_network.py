@@ -69,7 +69,9 @@ class Process:
     def __init__(self, network: VipNetwork, host: str, name: str, command: Sequence[str | Path]) -> None:
         self.name = name
         self._log = network.directory / f"{host}-{name}.log"
-        self._command = ["ip", "netns", "exec", network.namespace(host), *map(str, command)]
+        # Whatever becomes of this process, that one ends with it.
+        tied = ["setpriv", "--pdeathsig", "KILL", *map(str, command)]
+        self._command = ["ip", "netns", "exec", network.namespace(host), *tied]
         self.start()
 
     def start(self) -> None:
