@@ -40,12 +40,21 @@ class StreamView:
 
 @attrs.frozen(kw_only=True)
 class LinkView:
-    """A neighbour that this node reads from, or (a balancer) sends viewers to."""
+    """A neighbour that this node reads from, or (a balancer) sends viewers to.
+
+    Args:
+        role: "active" while streams are read from it, "standby" while they could be; "" where that makes no sense.
+        streams: how many are read from it.
+        behind_ms: how far it is behind what this node has, of all streams the furthest.
+    """
 
     name: str
     endpoint: str
     state: LinkState
     why: str = ""
+    role: Literal["active", "standby", ""] = ""
+    streams: int = 0
+    behind_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -131,6 +131,12 @@ class Gatherer:
                 leads.append(entry.time_ms - replica.time_ms)
         return max(leads), -min(leads)
 
+    def reads_from(self, link: ControlLink) -> int:
+        """How many streams come from this member now."""
+        upstream = self.upstreams[self.links.index(link)]
+        replicas = sum(upstream in replica.sources for replica in self.replicas.values())
+        return replicas + sum(pull.factory.current is upstream for pull in self.pulls.values())
+
     def _progressed(self, link: ControlLink, names: list[StreamName]) -> None:
         for name in names:
             standby = self._standbys.get(name)

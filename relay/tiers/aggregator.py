@@ -132,8 +132,8 @@ def make_aggregator(options: Options, reactor: Any) -> Aggregator:
     keep = keep_options(options["keep-seconds"], options["keep-mbytes"])
     mode = ReadMode(options["read"])
     aggregator = Aggregator(options.settings(), reactor, pairs, keep, mode, options.timings())
-    links = [link for gatherer in aggregator.gatherers for link in gatherer.links]
-    return serve(aggregator, MediaNodeView(aggregator, links, aggregator.counts), options, reactor)
+    view = MediaNodeView(aggregator, aggregator.gatherers, aggregator.counts)
+    return serve(aggregator, view, options, reactor)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

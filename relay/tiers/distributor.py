@@ -125,7 +125,7 @@ def make_distributor(options: Options, reactor: Any) -> Distributor:
     """
     upstreams = [(text, client_endpoint(reactor, "--upstream", text)) for text in options["upstreams"]]
     distributor = Distributor(options.settings(), reactor, upstreams, options["streams"], options)
-    view = MediaNodeView(distributor, distributor.gatherer.links, distributor.counts)
+    view = MediaNodeView(distributor, [distributor.gatherer], distributor.counts)
     return serve(distributor, view, options, reactor)
 
 

@@ -14,6 +14,7 @@ from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
 from relay.net.causes import CAUSES
+from relay.net.gathering import Gatherer
 from relay.net.links import ControlLink
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
@@ -53,18 +54,18 @@ class MediaNodeView:
 
     Args:
         node: the node.
-        links: its upstreams.
+        gatherers: what copies for it.
         counts: of its copies, if it makes any.
     """
 
     def __init__(
         self,
         node: Node,
-        links: Sequence[ControlLink] = (),
+        gatherers: Sequence[Gatherer] = (),
         counts: Counts | None = None,
     ) -> None:
         self._node = node
-        self._links = links
+        self._gatherers = gatherers
         self._counts = counts
 
     @property
@@ -102,7 +103,7 @@ class MediaNodeView:
         ]
 
     def links(self) -> Sequence[LinkView]:
-        return [LinkView(name=link.shown, endpoint=link.name, state=link.state, why=link.why) for link in self._links]
+        return [_upstream_view(gatherer, link) for gatherer in self._gatherers for link in gatherer.links]
 
     def metrics(self) -> Sequence[Metric]:
         return list(self._metrics())
@@ -152,6 +153,50 @@ class MediaNodeView:
                 values={cause: failovers[cause] for cause in (*CAUSES, "wrong")},
                 label="cause",
             )
+        if self._gatherers:
+            yield from upstream_metrics(self._gatherers)
+
+
+def _upstream_view(gatherer: Gatherer, link: ControlLink) -> LinkView:
+    streams = gatherer.reads_from(link)
+    is_there = link.state != "down"
+    return LinkView(
+        name=link.shown,
+        endpoint=link.name,
+        state=link.state,
+        why=link.why,
+        role=("active" if streams else "standby") if is_there else "",
+        streams=streams,
+        behind_ms=gatherer.lead_ms(link)[1] if is_there else 0,
+    )
+
+
+def upstream_metrics(gatherers: Sequence[Gatherer]) -> list[Metric]:
+    """Of a node that copies: who is read, and who is how far."""
+    up = [(gatherer, link) for gatherer in gatherers for link in gatherer.links if link.state == "up"]
+    return [
+        Metric(
+            name="upstream_streams",
+            help="Streams that are read from each upstream now.",
+            values={link.shown: gatherer.reads_from(link) for gatherer in gatherers for link in gatherer.links},
+            label="upstream",
+            is_counter=False,
+        ),
+        Metric(
+            name="upstream_ahead_ms",
+            help="Media time that an upstream has and this node has not yet, of all streams the most.",
+            values={link.shown: gatherer.lead_ms(link)[0] for gatherer, link in up},
+            label="upstream",
+            is_counter=False,
+        ),
+        Metric(
+            name="upstream_behind_ms",
+            help="Media time that this node has and an upstream has not yet (standby lag), of all streams the most.",
+            values={link.shown: gatherer.lead_ms(link)[1] for gatherer, link in up},
+            label="upstream",
+            is_counter=False,
+        ),
+    ]
 
 
 class BalancerView:

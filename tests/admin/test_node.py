@@ -94,10 +94,13 @@ class ApiTests(SiteTestCase):
         """The preferred neighbour is the first."""
         self.assertEqual(
             [
-                {"name": "a1", "endpoint": "tcp:127.0.0.1:1941", "state": "up", "why": ""},
-                {"name": "a2", "endpoint": "tcp:127.0.0.1:1942", "state": "down", "why": "silent"},
+                ("a1", "tcp:127.0.0.1:1941", "up", "", "active", 2),
+                ("a2", "tcp:127.0.0.1:1942", "down", "silent", "", 0),
             ],
-            self.get("/api/v1/links").json,
+            [
+                (link["name"], link["endpoint"], link["state"], link["why"], link["role"], link["streams"])
+                for link in self.get("/api/v1/links").json
+            ],
         )
 
     def test_answers_are_read_afresh(self) -> None:

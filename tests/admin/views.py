@@ -25,7 +25,7 @@ DEMO = StreamView(
     source="rtmp://127.0.0.1:5000",
     is_live=True,
 )
-A1 = LinkView(name="a1", endpoint="tcp:127.0.0.1:1941", state="up")
+A1 = LinkView(name="a1", endpoint="tcp:127.0.0.1:1941", state="up", role="active", streams=2)
 A2 = LinkView(name="a2", endpoint="tcp:127.0.0.1:1942", state="down", why="silent")
 
 

@@ -10,6 +10,7 @@ from relay.net.reading import Reading
 from relay.net.replication import ReadMode
 from relay.net.timings import BEHIND_SECONDS, DEAD_SECONDS, RETURN_SECONDS
 from relay.testing import publish
+from relay.tiers.views import MediaNodeView
 from tests.log.model import gops
 from tests.net.driving import CopyingNode, make_node
 from tests.net.test_gathering import HEADERS, NAME, PairTestCase
@@ -176,3 +177,29 @@ class MergeTests(StandbyTestCase):
             self.kill(self.a1, self.at_a1)
             self.feed(1)
         self.assertEqual(["live/demo: reading from a2 now: the connection to a1 is lost"], said(events))
+
+
+class ShownTests(StandbyTestCase):
+    def shown(self):
+        view = MediaNodeView(self.agg, [self.pair], self.agg.counts)
+        metrics = {metric.name: metric.values for metric in view.metrics()}
+        return [(link.name, link.role, link.streams) for link in view.links()], metrics
+
+    def test_who_is_read_is_shown(self) -> None:
+        self.feed()
+        links, metrics = self.shown()
+        self.assertEqual([("a1", "active", 1), ("a2", "standby", 0)], links)
+        self.assertEqual({"a1": 1, "a2": 0}, metrics["upstream_streams"])
+        self.kill(self.a1, self.at_a1)
+        self.feed()
+        links, metrics = self.shown()
+        self.assertEqual([("a1", "", 0), ("a2", "active", 1)], links)
+        self.assertEqual((1, 0), (metrics["failovers"]["lost"], metrics["failovers"]["dead"]))
+
+    def test_how_far_the_standby_is_behind_is_shown(self) -> None:
+        self.feed()
+        self.cut_reading(self.at_origin, self.a2)
+        self.feed(4)
+        _, metrics = self.shown()
+        self.assertGreater(metrics["upstream_behind_ms"]["a2"], 3000)
+        self.assertLess(metrics["upstream_behind_ms"]["a1"], 500)

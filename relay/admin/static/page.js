@@ -3,6 +3,7 @@
 
 const TIERS = ["origin", "distributor", "aggregator", "balancer"];
 const EVERY_MS = 1000;
+const LATE_MS = 1000; // neighbours tell every 250 ms how far they are
 
 function element(tag, className, ...children) {
   const made = document.createElement(tag);
@@ -35,10 +36,18 @@ function streamTable(streams) {
   return table;
 }
 
+function reading(link) {
+  if (link.role === "active") return `active, ${count(link.streams, "stream")}`;
+  return link.behind_ms > LATE_MS ? `${link.role}, ${(link.behind_ms / 1000).toFixed(1)} s behind` : link.role;
+}
+
 function linkTable(links) {
-  const table = element("table", "", row("th", ["neighbour", "state"]));
+  const hasRoles = links.some((link) => link.role);
+  const table = element("table", "", row("th", hasRoles ? ["reads from", "", "state"] : ["neighbour", "state"]));
   for (const link of links) {
-    const line = row("td", [link.name, link.state]);
+    const line = row("td", hasRoles ? [link.name, reading(link), link.state] : [link.name, link.state]);
+    if (link.role === "active") line.className = "active";
+    if (link.state === "down") line.className = "lost";
     line.title = [link.endpoint, link.why].filter(Boolean).join(": ");
     table.append(line);
   }
