@@ -120,6 +120,7 @@ class Gatherer:
         """Once a second: is another member to be read?  Is a stream gone for good?"""
         for standby in self._standbys.values():
             standby.check()
+        self._hear_again()
         self._drop_gone()
 
     def lead_ms(self, link: ControlLink) -> tuple[int, int]:
@@ -208,6 +209,14 @@ class Gatherer:
             if replica is not None and _hears(replica, link):
                 replica.set_live(entry.is_live)
         self._wake_listed(link)
+
+    def _hear_again(self) -> None:
+        """Whose word counts may have changed since it was said: that of a member that was only asked, for instance."""
+        for name, replica in self.replicas.items():
+            heard = [link for link in self.links if link.state == "up" and _hears(replica, link)]
+            said = [link.catalogue[name].is_live for link in heard if name in link.catalogue]
+            if said:
+                replica.set_live(any(said))
 
     def _wake_listed(self, link: ControlLink) -> None:
         before, listed = self._listed[link.name], set(link.catalogue)

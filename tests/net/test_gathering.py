@@ -320,6 +320,14 @@ class CatalogueTests(PairTestCase):
             self.advance(0.2)
             self.assertEqual(is_live, self.agg.hub.get(NAME).is_live)
 
+    def test_liveness_that_was_said_by_one_who_was_not_read_then_is_learnt_later(self) -> None:
+        """The member was still being asked for the stream when the other said that it is live."""
+        self.feed()
+        self.pair.replicas[NAME].set_live(False)
+        self.assertFalse(self.agg.hub.get(NAME).is_live)
+        self.advance(1.1)
+        self.assertTrue(self.agg.hub.get(NAME).is_live)
+
     def test_stream_that_nobody_lists_is_kept_for_a_while_then_forgotten(self) -> None:
         self.feed()
         self.origin._forget(NAME)
