@@ -323,6 +323,8 @@ class CatalogueTests(PairTestCase):
     def test_liveness_that_was_said_by_one_who_was_not_read_then_is_learnt_later(self) -> None:
         """The member was still being asked for the stream when the other said that it is live."""
         self.feed()
+        self.origin.hub.set_live(self.origin.hub.get(NAME), True, "an encoder")
+        self.advance(0.1)
         self.pair.replicas[NAME].set_live(False)
         self.assertFalse(self.agg.hub.get(NAME).is_live)
         self.advance(1.1)
