@@ -160,12 +160,13 @@ class MediaNodeView:
 def _upstream_view(gatherer: Gatherer, link: ControlLink) -> LinkView:
     streams = gatherer.reads_from(link)
     is_there = link.state != "down"
+    is_needed = bool(gatherer.replicas or gatherer.pulls)
     return LinkView(
         name=link.shown,
         endpoint=link.name,
         state=link.state,
         why=link.why,
-        role=("active" if streams else "standby") if is_there else "",
+        role=("active" if streams else "standby") if is_there and is_needed else "",
         streams=streams,
         behind_ms=gatherer.lead_ms(link)[1] if is_there else 0,
     )
