@@ -94,7 +94,8 @@ class BackendPool(Generic[EndpointT]):
             raise ConfigError("two aggregators have the same name")
         self.policy = policy
         self._now = now
-        self._falls_back = falls_back
+        self.rule = rule
+        self.falls_back = falls_back
         self._standings = {backend.name: Standing(rule, backend.state, now()) for backend in backends}
         self._observers: list[Callable[[], None]] = []
 
@@ -110,7 +111,7 @@ class BackendPool(Generic[EndpointT]):
         """
         now = self._now()
         usable = [backend for backend in self._usable(pin) if backend not in without]
-        if not usable and self._falls_back:
+        if not usable and self.falls_back:
             usable = [backend for backend in self._usable(None) if backend not in without]
         if not usable:
             return None
@@ -123,11 +124,11 @@ class BackendPool(Generic[EndpointT]):
 
     def has_usable(self, pin: str | None = None) -> bool:
         """Would :meth:`pick` find one now?"""
-        return bool(self._usable(None if self._falls_back else pin))
+        return bool(self._usable(None if self.falls_back else pin))
 
     def has_proven(self, pin: str | None = None) -> bool:
         """Is one of them beyond suspicion?"""
-        return any(not backend.connect_failures for backend in self._usable(None if self._falls_back else pin))
+        return any(not backend.connect_failures for backend in self._usable(None if self.falls_back else pin))
 
     def rises_in(self, backend: Backend[EndpointT]) -> float:
         """Seconds until what it says of itself counts; 0 if it does."""

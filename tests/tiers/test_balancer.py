@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.net.backends import Policy
+from relay.net.backends import BackendState, Policy, ReturnRule
 from relay.net.balancing import BalancingOptions
 from relay.net.identity import NodeIdentity
 from relay.net.node import NodeSettings
 from relay.testing import MemoryNetwork
-from relay.tiers.balancer import Balancer
+from relay.tiers.balancer import Balancer, make_balancer
 from relay.tiers.views import BalancerView
 from tests.net.driving import make_node, stop_node
+from tests.tiers.test_options import GOOD, TierTestCase
 
 
-class BalancerTests(SynchronousTestCase):
+class BalancerTestCase(SynchronousTestCase):
     """Two aggregators, one balancer, in memory."""
+
+    rule = ReturnRule()
 
     def setUp(self) -> None:
         self.network = MemoryNetwork()
         self.aggregators = {name: make_node(self.network, name) for name in ("agg1", "agg2")}
         settings = NodeSettings(identity=NodeIdentity(name="lb1", tier="balancer"))
         endpoints = [(name, endpoint) for name, (_, endpoint) in self.aggregators.items()]
-        self.node = Balancer(settings, self.network.reactor, endpoints, Policy.ANY, BalancingOptions())
+        self.node = Balancer(settings, self.network.reactor, endpoints, Policy.ANY, BalancingOptions(), self.rule)
         self.view = BalancerView(self.node.factory, "lb1")
         self.lost: list[str] = []
         self.patch(self.node.factory, "aggregator_lost", self.lost.append)
@@ -45,6 +48,10 @@ class BalancerTests(SynchronousTestCase):
     def say(self, name: str, state: str, why: list[str]) -> None:
         self.aggregators[name][0].control.set_health(state, why)
         self.network.carry()
+
+
+class BalancerTests(BalancerTestCase):
+    """Everything counts at once."""
 
     def test_aggregators_that_were_never_reached_serve_nobody(self) -> None:
         self.assertEqual("down", self.view.health().state)
@@ -75,3 +82,59 @@ class BalancerTests(SynchronousTestCase):
         self.assertEqual([], self.lost)
         self.kill("agg1")
         self.assertEqual(["agg1"], self.lost)
+
+    def test_aggregator_that_drains_gets_nobody_until_it_drains_no_more(self) -> None:
+        self.node.startService()
+        self.network.carry()
+        node = self.aggregators["agg1"][0]
+        node.drain.begin("a test")
+        self.network.carry()
+        self.assertIs(BackendState.DRAINING, self.node.pool.backends["agg1"].state)
+        self.assertEqual(["agg1 is draining: a test"], list(self.view.health().why))
+        self.assertEqual(["it drains: a test", ""], [link.why for link in self.view.links()])
+        self.assertEqual([], self.lost)
+        node.drain.end()
+        self.network.carry()
+        self.assertIs(BackendState.UP, self.node.pool.backends["agg1"].state)
+
+    def test_balancer_itself_is_not_drained(self) -> None:
+        self.assertIsNone(self.view.drain)
+
+
+class ReturnTests(BalancerTestCase):
+    """With a rise time."""
+
+    rule = ReturnRule(rise_seconds=2.0)
+
+    def test_aggregator_that_is_back_is_shown_to_be_rising(self) -> None:
+        self.node.startService()
+        self.network.advance(3)
+        self.kill("agg1")
+        self.aggregators["agg1"][1].is_listening = True
+        self.network.advance(1)
+        self.assertRegex(self.view.links()[0].why, r"^it gets viewers again if it stays up for [01]\.\d s more$")
+        self.network.advance(2)
+        self.assertEqual("", self.view.links()[0].why)
+
+
+class OptionTests(TierTestCase):
+    def test_rule_of_return_and_of_the_pin_reach_the_pool(self) -> None:
+        rule = ["--rise-seconds", "0.5", "--slow-start-seconds", "3"]
+        pin = ["--pin", "agg1", "--when-pinned-down", "fall-back"]
+        balancer = make_balancer(self.parse("balancer", [*GOOD["balancer"], *rule, *pin]), self.reactor)
+        self.assertEqual(ReturnRule(rise_seconds=0.5, slow_start_seconds=3.0), balancer.pool.rule)
+        self.assertTrue(balancer.pool.falls_back)
+
+    def test_viewers_of_a_pinned_aggregator_are_held_by_default(self) -> None:
+        balancer = make_balancer(self.parse("balancer", GOOD["balancer"]), self.reactor)
+        self.assertFalse(balancer.pool.falls_back)
+        self.assertEqual(ReturnRule(rise_seconds=1.0, slow_start_seconds=10.0), balancer.pool.rule)
+
+    def test_bad_values_are_refused(self) -> None:
+        for arguments, *words in (
+            (["--when-pinned-down", "panic"], "--when-pinned-down 'panic'", "hold, fall-back"),
+            (["--rise-seconds", "-1"], "--rise-seconds -1"),
+            (["--slow-start-seconds", "soon"], "--slow-start-seconds 'soon'"),
+            (["--pin", "agg9"], "--pin 'agg9'"),
+        ):
+            self.assert_refused("balancer", [*GOOD["balancer"], *arguments], *words)
