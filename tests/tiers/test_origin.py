@@ -12,6 +12,7 @@ from relay.net.identity import NodeIdentity
 from relay.net.ingest import SecondPublisher
 from relay.net.node import NodeSettings
 from relay.net.storing import StoreSettings
+from relay.rtmp.events import PublishStarted
 from relay.testing import MemoryNetwork, publish
 from relay.tiers.origin import Origin, make_origin
 from tests.log.model import contents, gops
@@ -63,7 +64,7 @@ class OptionTests(TierTestCase):
         self.assertNotIn("\n", str(error))
 
 
-class OriginTests(SynchronousTestCase):
+class OriginTestCase(SynchronousTestCase):
     """A running origin in memory."""
 
     def setUp(self) -> None:
@@ -94,6 +95,10 @@ class OriginTests(SynchronousTestCase):
     @property
     def log(self):
         return self.origin.hub.get(NAME).log
+
+
+class OriginTests(OriginTestCase):
+    """Its start, and copies that are ahead of it."""
 
     def test_restarted_origin_lists_what_it_has_before_anybody_publishes(self) -> None:
         """So that distributors go on asking it, and viewers find the stream."""
@@ -156,3 +161,36 @@ class OriginTests(SynchronousTestCase):
     def test_embedded_origin_can_be_fed_without_a_connection(self) -> None:
         publish(self.origin.ingest(NAME).stream, HEADERS + gops(1))
         self.assertTrue(connect(self.network, self.endpoint, Player(play="demo")).media)
+
+
+class DrainTests(OriginTestCase):
+    """No new broadcast; those that are here go on to their end."""
+
+    def test_new_broadcast_is_refused(self) -> None:
+        self.origin.drain.begin("a test")
+        self.assertEqual(["NetStream.Publish.Denied"], self.publish([]).codes)
+        self.origin.drain.end()
+        self.assertTrue(self.publish(HEADERS).has(PublishStarted))
+
+    def test_publisher_of_a_broadcast_that_goes_on_may_come_back(self) -> None:
+        """Its stream is here and nowhere else."""
+        encoder = self.publish(HEADERS + gops(1))
+        self.origin.drain.begin("a test")
+        self.assertEqual(1, self.origin.drain.remaining().publishers)
+        encoder.transport.abortConnection()
+        self.network.carry()
+        self.assertEqual(0, self.origin.drain.remaining().publishers)
+        self.assertTrue(self.publish(HEADERS + gops(1)).has(PublishStarted))
+
+    def test_broadcast_that_is_over_is_a_new_one(self) -> None:
+        self.publish(HEADERS + gops(1)).transport.abortConnection()
+        self.network.carry()
+        self.network.advance(31, step=0.5)
+        self.origin.drain.begin("a test")
+        self.assertEqual(["NetStream.Publish.Denied"], self.publish([]).codes)
+
+    def test_distributors_are_not_told_to_leave(self) -> None:
+        """They could read these bytes nowhere else."""
+        self.origin.drain.begin("a test")
+        self.assertEqual(("normal", []), self.origin.told_health())
+        self.assertEqual("down", self.origin.shown_health()[0])
