@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.names import StreamName
+from relay.net.complaints import Complaints
 from relay.net.control import PROGRESS_SECONDS, ControlServer
 from relay.net.draining import Drain
 from relay.net.http_flv import HttpFlvProtocol
@@ -70,6 +71,7 @@ class Node(MultiService):
         self.hub = Hub(clock, settings.limits, settings.merge_seconds)
         self.control = ControlServer(self.hub)
         self.drain = Drain(self, clock)
+        self.complaints = Complaints(clock)
         self.ports = PortFactory(
             make_rtmp=lambda peer: RtmpServerProtocol(self, peer),
             make_http=lambda peer: HttpFlvProtocol(self, peer),
@@ -83,6 +85,7 @@ class Node(MultiService):
             make_resumed=self._make_resumed,
             announce=self._announce,
             disown=self._disown,
+            complaints=self.complaints,
         )
         self._listeners: list[ListeningService] = []
         for seconds, what in ((1.0, self.check), (PROGRESS_SECONDS, self.control.tell_progress)):
@@ -170,6 +173,7 @@ class Node(MultiService):
     def check(self) -> None:
         """Once a second."""
         self.hub.check()
+        self.complaints.check()
         self.tell_health()
 
     def tell_health(self) -> None:
@@ -186,6 +190,7 @@ class Node(MultiService):
         children = [maybeDeferred(service.stopService) for service in self]
         await DeferredList([*children, *self.stop_reading()], consumeErrors=True)
         await self.ports.close()
+        self.complaints.close()
         self.hub.close()
         self.release()
 

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from relay.errors import LimitExceeded, NameRefused, ProtocolError, RemoteProtocolError
 from relay.limits import Limits
 from relay.names import StreamName, split_query
+from relay.net.complaints import Complaints
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
 from relay.net.rtmp_client import NODE_MESSAGES_PER_SECOND, neighbour_limits
@@ -57,6 +58,7 @@ class RtmpNode(Protocol):
     identity: NodeIdentity
     outcomes: Counter[str]
     control: ControlServer
+    complaints: Complaints
 
     def publish(self, name: StreamName, publisher: RtmpServerProtocol) -> Publication:
         """Let an encoder publish.  Raises :class:`PublishRefused`."""
@@ -104,7 +106,7 @@ class RtmpServerProtocol(TwistedProtocol):
         try:
             self._handle_all(self._events(data))
         except ProtocolError as error:
-            self.log.warn("{peer}: {error}", peer=self.peer, error=str(error))
+            self._complain("bad RTMP", "{peer}: {why}", str(error))
             self.close("limit" if isinstance(error, LimitExceeded) else "protocol_error")
             return
         for publication in self._publications.values():
@@ -198,7 +200,7 @@ class RtmpServerProtocol(TwistedProtocol):
         if self.peer_node is None:
             if "relayNode" in request.properties:
                 self.session.reject_connect(request, "this node does not know your cluster secret")
-                self.log.warn("{peer} says it is a node but proves nothing", peer=self.peer)
+                self._complain("unproven", "{peer} says it is a node but proves nothing")
                 self.close("unproven_node")
                 return
             self.session.accept_connect(request)
@@ -227,9 +229,12 @@ class RtmpServerProtocol(TwistedProtocol):
             self._set_timer(PING_SECONDS, self._ping)
 
     def _refuse_publish(self, request: events.PublishRequested, code: str, description: str) -> None:
-        self.log.info("{peer}: publish refused: {why}", peer=self.peer, why=description)
+        self._complain("publisher", "{peer}: publish refused: {why}", description)
         self.session.refuse_publish(request, code, description)
         self.close("publish_refused")
+
+    def _complain(self, kind: str, words: str, why: str = "") -> None:
+        self.node.complaints.say(self.log, kind, words, peer=self.peer, why=why)
 
     def _ping(self) -> None:
         """A publisher is silent: is it alive?"""

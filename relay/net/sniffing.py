@@ -32,6 +32,7 @@ from zope.interface import implementer
 from relay.errors import RemoteProtocolError
 from relay.limits import Limits
 from relay.net.admission import Admission
+from relay.net.complaints import Complaints
 from relay.net.proxy import V1_PREFIX, ProxyHeader, ProxyReader
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -50,6 +51,7 @@ class PortFactory(Factory):
         announce: told of the protocol that speaks after a PROXY header.
         disown: told that nobody will; the connection is closed when what it gives has fired.
         is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
+        complaints: about bad peers.
     """
 
     noisy = False
@@ -67,12 +69,14 @@ class PortFactory(Factory):
         make_resumed: Callable[[str, ProxyHeader], Protocol | None] = lambda peer, header: None,
         announce: Callable[[Protocol, ProxyHeader], None] = lambda protocol, header: None,
         disown: Callable[[ProxyHeader], Deferred[None] | None] = lambda header: None,
+        complaints: Complaints | None = None,
     ) -> None:
         self.make_rtmp = make_rtmp
         self.make_http = make_http
         self.limits = limits
         self.clock = clock
         self.outcomes = outcomes
+        self.complaints = complaints or Complaints(clock)
         self.is_authentic = is_authentic
         self.make_resumed = make_resumed
         self.announce = announce
@@ -213,14 +217,14 @@ class SniffingProtocol(Protocol):
         try:
             done = self._proxy.feed(data)
         except RemoteProtocolError as error:
-            self.log.warn("{peer}: {error}", peer=self._peer, error=str(error))
+            self._complain("bad PROXY header", "{peer}: {error}", error=str(error))
             self._refuse("bad_proxy_header")
             return
         if done is None:
             return
         header, rest = done
         if not (self.ports.trusts(self._host) or self.ports.is_authentic(header)):
-            self.log.warn("{peer} sent a PROXY header but is not trusted (see --trust-proxy)", peer=self._peer)
+            self._complain("untrusted", "{peer} sent a PROXY header but is not trusted (see --trust-proxy)")
             self._refuse("untrusted_proxy_header")
             return
         self._proxy = None
@@ -232,7 +236,7 @@ class SniffingProtocol(Protocol):
         try:
             resumed = self.ports.make_resumed(self._peer, header)
         except RemoteProtocolError as error:
-            self.log.warn("{peer}: {error}", peer=self._peer, error=str(error))
+            self._complain("bad PROXY header", "{peer}: {error}", error=str(error))
             self._refuse("bad_proxy_header")
             return
         if resumed is not None:
@@ -259,6 +263,9 @@ class SniffingProtocol(Protocol):
         inner.makeConnection(self.transport)
         if data:
             inner.dataReceived(data)
+
+    def _complain(self, kind: str, words: str, **fields: str) -> None:
+        self.ports.complaints.say(self.log, kind, words, peer=self._peer, **fields)
 
     def _refuse(self, outcome: str) -> None:
         self.ports.outcomes[outcome] += 1
