@@ -148,6 +148,7 @@ class Balancer(MultiService):
         ]
         self.neighbourhood: Neighbourhood | None = None
         self.succession: Succession | None = None
+        self._is_handed_over = False
         self._listeners: list[ListeningService] = []
 
     def listen(self, endpoint: IStreamServerEndpoint) -> None:
@@ -193,14 +194,19 @@ class Balancer(MultiService):
         return DeferredList(ends, consumeErrors=True)
 
     def _handed_over(self) -> None:
-        """Another process is this balancer now: its aggregators and peers are told by that one."""
-        self._reached.clear()  # a link that we leave is no aggregator that is lost
+        """Another process is this balancer now, and its neighbours are told by that one.
+
+        For those who stay, what was known of aggregators is still known: a link that we leave is none that is lost.
+        """
+        self._is_handed_over = True
         for link in self.links:
             link.stop()
         if self.neighbourhood is not None:
             self.neighbourhood.disownServiceParent()
 
     def _changed(self, link: ControlLink) -> None:
+        if self._is_handed_over:
+            return
         if self.succession is not None:
             self.succession.links_changed()
         if link.state == "up":

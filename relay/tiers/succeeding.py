@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+from twisted.internet.error import ReactorNotRunning
+
 from relay.net.succession import SuccessionOptions
 from relay.tiers.options import NodeOptions, not_negative
 
@@ -41,8 +43,10 @@ def end_process(reactor: Any, why: str | None) -> None:
     """Stop, with exit status 0 when all is done, 1 when a take-over has failed (``why``)."""
     if why is not None:
         atexit.register(_exit_not_taken_over)  # twistd knows no other way to a status of its own
-    if reactor.running:
+    try:
         reactor.stop()
+    except ReactorNotRunning:
+        pass  # it stops already
 
 
 def _exit_not_taken_over() -> None:

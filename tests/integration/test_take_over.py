@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.clients import looped, publish, read_clip, watch
-from tests.cluster import DEADLINE_SECONDS, HOST, ClusterTestCase, Node, until
+from tests.cluster import DEADLINE_SECONDS, HOST, ClusterTestCase, Node, free_port, until
 from tests.integration import test_sessions
 from tests.integration.test_sessions import FRAMES, STREAM
+from tests.net.test_balancing import write_certificate
 
 pytestmark = pytest.mark.net
 
@@ -43,7 +46,7 @@ class Knocker:
             self.refused.append(str(error))
 
 
-class TakeOverTests(ClusterTestCase):
+class TakeOverCase(ClusterTestCase):
     """One cluster; viewers at its balancer, which has a successor."""
 
     _viewers = test_sessions.SessionTests._viewers
@@ -83,6 +86,10 @@ class TakeOverTests(ClusterTestCase):
         await self.balancer.said("has taken over")
         self.assertEqual(0, await before.ended())
         return self.balancer
+
+
+class TakeOverTests(TakeOverCase):
+    """All viewers are handed over."""
 
     async def test_first_process_starts_afresh(self) -> None:
         """With the options that every later one has."""
@@ -184,17 +191,19 @@ class TakeOverTests(ClusterTestCase):
     async def test_successor_that_does_not_reach_an_aggregator_gives_up(self) -> None:
         """Rather than take viewers of whom it would be told nothing."""
         viewers = await self._viewers()
+        arguments = self.balancer.arguments
+        self.balancer.arguments = [
+            f"agg1=tcp:{HOST}:{free_port()}" if word.startswith("agg1=") else word for word in arguments
+        ]
         successor = self.start_successor()
-        successor.transport.closeStdin()
-        self.agg1.signal(signal.SIGSTOP)
-        await self._go_on(viewers)
-        self.agg1.signal(signal.SIGCONT)
-        await until(lambda: successor.status == 1 or "has handed" in self.balancer.text, "it has ended")
+        self.assertEqual(1, await successor.ended())
+        self.assertIn("not reached: agg1", successor.text)
+        await self.balancer.said("nothing has changed here")
         await self._go_on(viewers)
         await self._check(viewers)
 
-    async def test_process_before_dies_in_the_middle(self) -> None:
-        """A stopped process is not dead: the successor gives up, and when it goes on, so does all."""
+    async def test_process_before_hangs(self) -> None:
+        """It is stopped, not dead: the successor gives up, and all goes on with the first."""
         viewers = await self._viewers()
         self.balancer.signal(signal.SIGSTOP)
         successor = self.start_successor()
@@ -202,3 +211,75 @@ class TakeOverTests(ClusterTestCase):
         self.balancer.signal(signal.SIGCONT)
         await self._go_on(viewers)
         await self._check(viewers)
+
+    async def test_new_command_line_listens_elsewhere(self) -> None:
+        """It says so; viewers of the old address stay."""
+        viewers = await self._viewers()
+        old, self.balancer.port = self.balancer.port, free_port()
+        self.balancer.arguments = [
+            word.replace(f"tcp:{old}:", f"tcp:{self.balancer.port}:") for word in self.balancer.arguments
+        ]
+        await self.take_over()
+        await self.balancer.said(f"has listened on tcp {HOST} {old}; this one does not")
+        self.assertRaises(ConnectionRefusedError, socket.create_connection, (HOST, old))
+        viewers.append(await watch(self, self.balancer, STREAM))
+        await self._go_on(viewers)
+        await self._check(viewers)
+
+
+class StayingTests(TakeOverCase):
+    """Viewers over TLS can't be handed over."""
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        path = self.directory / "balancer.pem"
+        write_certificate(path)
+        tls = f"ssl:{{port}}:interface={HOST}:privateKey={path}:certKey={path}"
+        handover = [
+            "--handover",
+            f"{self.path}2",
+            "--take-over-from",
+            f"{self.path}2",
+            "--peer-listen",
+            f"tcp:{free_port()}",
+        ]
+        named = [word for node in (self.agg1, self.agg2) for word in ("--aggregator", f"{node.name}={node.endpoint}")]
+        self.balancer = self.start_node("balancer", "lb2", *named, *handover, listen=tls)
+        await self.balancer.when(lambda told: told["state"] == "normal")
+
+    async def test_viewers_over_tls_stay_with_their_process_as_long_as_they_like(self) -> None:
+        """They outlive their aggregator there, too, though only the new process is told of it."""
+        viewers = [await self._watch_tls() for _ in range(2)]
+        await self._go_on(viewers)
+        before = self.balancer
+        self.balancer = self.start_successor()
+        await before.said("2 who can't be (TLS) stay here")
+        await self.balancer.said("has taken over, with 0 viewers")
+        viewers.append(await self._watch_tls())
+        await self._go_on(viewers)
+        await self.agg1.kill()
+        await self._go_on(viewers)
+        await self._check(viewers)
+        for viewer in viewers:
+            await viewer.close()
+        self.assertEqual(0, await before.ended())
+
+    async def test_viewers_who_stay_too_long_are_closed(self) -> None:
+        """As the option says."""
+        self.balancer.signal(signal.SIGTERM)
+        await self.balancer.ended()
+        self.balancer = self.start_successor("--linger-seconds", "0.1")
+        await self.balancer.when(lambda told: told["state"] == "normal")
+        viewer = await self._watch_tls()
+        await self._go_on([viewer])
+        before = self.balancer
+        self.balancer = self.start_successor()
+        self.assertEqual(0, await before.ended())
+        await until(lambda: viewer.outcome, "it is closed")
+
+    async def _watch_tls(self) -> test_sessions.FlvWatcher:
+        watcher = test_sessions.FlvWatcher(self.balancer.flv(STREAM))
+        endpoint = wrapClientTLS(CertificateOptions(), HostnameEndpoint(reactor, HOST, self.balancer.port))
+        await connectProtocol(endpoint, watcher)
+        self.addCleanup(lambda: None if watcher.outcome else watcher.close())
+        return watcher
