@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from relay.net.balancing import BalancerFactory
-from relay.net.giving import Door, Giver
+from relay.net.door import Door
+from relay.net.giving import Giver
 from relay.net.handover import Greeting, greet
 from relay.net.links import ControlLink
 from relay.net.ports import Ports

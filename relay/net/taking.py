@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from relay.errors import RelayError
 from relay.net.balancing import BalancerFactory
-from relay.net.giving import OneProtocol
+from relay.net.door import OneProtocol
 from relay.net.handover import PREPARE_SECONDS, Frame, FrameProtocol, Greeting, HandoverFailed, close_all
 from relay.net.links import ControlLink
 from relay.net.portable_viewer import PortableViewer

@@ -23,7 +23,8 @@ from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS
 from relay.net.backends import Backend, BackendPool
 from relay.net.balancing import BalancerFactory, BalancingOptions
-from relay.net.giving import Door, Giver
+from relay.net.door import Door
+from relay.net.giving import Giver
 from relay.net.handover import VERSION, Frame, FrameReader, Greeting, greet
 from relay.net.ports import Ports
 from relay.net.taking import Taker
