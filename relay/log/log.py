@@ -11,8 +11,8 @@ Rolling: at the first join point after ``segment_bytes`` or ``segment_ms``; at a
 for streams whose join points are far apart.
 
 Retention drops whole segments from the front: all that is older than ``keep_ms`` (but never the newest join point, or
-nobody could join), and all over ``keep_bytes``, whatever it holds.  A segment that a reader is in stays open until the
-reader leaves.
+nobody could join), and all over ``keep_bytes``, whatever it holds.  What is remembered of each message counts there as
+well: of tiny messages it is more than their bytes.  A segment that a reader is in stays open until the reader leaves.
 
 A disk that fails is :mod:`relay.log.storage`'s; then at most ``memory_bytes`` are held.
 """
@@ -35,7 +35,7 @@ from relay.log.rendition import FlvRendition, Rendition
 from relay.log.scan import messages_between, read_between
 from relay.log.segment import Segment, SegmentSource
 from relay.log.state import LogState
-from relay.log.storage import Storage
+from relay.log.storage import Storage, index_bytes
 from relay.rtmp.messages import MediaMessage
 
 
@@ -50,6 +50,11 @@ class _Batch:
     boundaries: list[int] = attrs.field(factory=list)
     times: list[int] = attrs.field(factory=list)
     points: list[JoinPoint] = attrs.field(factory=list)
+
+
+def _filling(active: Segment, batch: _Batch, offset: int) -> int:
+    """How full the segment is at ``offset``, in bytes of its messages, or of what is remembered of them if more."""
+    return max(offset - active.start, active.known_bytes + index_bytes(len(batch.messages), len(batch.points)))
 
 
 class StreamLog:
@@ -225,7 +230,7 @@ class StreamLog:
         state = self._state
         offset = state.offset
         active = self._storage.active
-        if active is None or offset - active.start >= 2 * self._segment_bytes:
+        if active is None or _filling(active, batch, offset) >= 2 * self._segment_bytes:
             batch = self._commit(batch)
             active = self._roll(state.here())
         point = state.take(message)
@@ -241,7 +246,8 @@ class StreamLog:
     def _meet(self, point: JoinPoint, active: Segment, batch: _Batch) -> _Batch:
         """Roll or mark at a join point, where that is due, once all before it is written."""
         held = point.offset - active.start
-        is_full = held >= self._segment_bytes or point.time_ms - active.first.time_ms >= self.options.segment_ms
+        is_old = point.time_ms - active.first.time_ms >= self.options.segment_ms
+        is_full = is_old or _filling(active, batch, point.offset) >= self._segment_bytes
         if held and is_full:
             batch = self._commit(batch, point)
             self._roll(point)
@@ -267,7 +273,7 @@ class StreamLog:
 
     def _publish(self, batch: _Batch, active: Segment) -> None:
         """Let readers see a batch that is written."""
-        active.note(batch.boundaries, batch.times)
+        self._storage.note(active, batch.boundaries, batch.times, len(batch.points))
         self.rtmp.end = active.end
         self.join_points += batch.points
         if self.flv is not None:
@@ -314,9 +320,8 @@ class StreamLog:
         """Is there so much of this epoch that retention would have dropped the one before?"""
         assert self.predecessor is not None
         span_ms = self.end_time_ms - self.rtmp.segments[0].first.time_ms
-        return (
-            span_ms >= self.options.keep_ms or self.held_bytes + self.predecessor.held_bytes > self.options.keep_bytes
-        )
+        cost = self._storage.cost + self.predecessor._storage.cost
+        return span_ms >= self.options.keep_ms or cost > self.options.keep_bytes
 
     def _forget_dropped(self) -> None:
         """Drop the join points and FLV tags of segments that are gone, and FLV tags over the bound."""

@@ -24,7 +24,7 @@ class LogOptions:
     keep_ms: int = attrs.field(default=60_000, validator=_positive)
     """ms of media; twice the lag at which a viewer is closed."""
     keep_bytes: int = attrs.field(default=256 << 20, validator=_positive)
-    """Bytes of the log; 60 s at 34 Mbit/s."""
+    """Bytes of the log and of what is remembered of its messages; 60 s at 34 Mbit/s."""
     memory_bytes: int = attrs.field(default=64 << 20, validator=_positive)
     """Bytes of the FLV rendition, and of a log whose store has failed."""
 

@@ -16,7 +16,7 @@ from relay.errors import PositionUnavailable
 from relay.flv.tags import tag_head, tag_tail
 from relay.log.cursor import Cursor
 from relay.log.points import LogStart
-from relay.log.segment import MemorySource, Segment
+from relay.log.segment import MESSAGE_BYTES, MemorySource, Segment
 from relay.log.state import LogState
 from relay.rtmp.messages import MediaMessage
 
@@ -144,6 +144,11 @@ class Rendition:
             self.remove_first().retire()
 
 
+def _cost(segment: Segment) -> int:
+    """Memory for its bytes and its index."""
+    return segment.size + MESSAGE_BYTES * len(segment.boundaries)
+
+
 def _latest(segment: Segment) -> int:
     return segment.latest_ms
 
@@ -166,7 +171,7 @@ class FlvRendition(Rendition):
         Raises:
             OSError: memory is out; nothing was added.
         """
-        if self._active is None or self._active.size >= self._segment_bytes:
+        if self._active is None or _cost(self._active) >= self._segment_bytes:
             self._roll(before.here())
         assert self._active is not None
         self.end += write_tags(self._active, messages, times)
@@ -210,10 +215,10 @@ class FlvRendition(Rendition):
             self.remove_first().retire()
 
     def keep_bytes(self, limit: int) -> None:
-        """Drop the oldest segments while more than ``limit`` bytes are held; never the one that is written."""
-        held = self.size if len(self.segments) > 1 else 0
+        """Drop the oldest segments while they and their indexes are more than ``limit``; never the one written to."""
+        held = sum(map(_cost, self.segments)) if len(self.segments) > 1 else 0
         while held > limit and self.segments[0] is not self._active:
-            held -= self.segments[0].size
+            held -= _cost(self.segments[0])
             self.remove_first().retire()
 
     def abandon(self) -> None:

@@ -22,6 +22,9 @@ from relay.log.points import JoinPoint, LogStart
 _MAX_BUFFERS = 1024
 """Buffers in one writev (IOV_MAX of Linux)."""
 
+MESSAGE_BYTES = 16
+"""Of memory for each message, besides its own: where it begins and when it is, 8 each."""
+
 
 def write_all(fd: int, buffers: Sequence[bytes], at: int) -> int:
     """Write every buffer from file offset ``at`` on; in one system call nearly always.  The number of bytes.
@@ -60,6 +63,7 @@ class Segment:
         "end",
         "fd",
         "first",
+        "known_bytes",
         "latest_ms",
         "readers",
         "start",
@@ -82,6 +86,8 @@ class Segment:
         """The latest media time up to and with each message: never going down."""
         self.latest_ms = first.time_ms
         """The last of ``times``."""
+        self.known_bytes = 0
+        """Memory for what is known of its messages; counted by :class:`relay.log.storage.Storage`."""
         self._is_sealed = False
         self._is_retired = False
 

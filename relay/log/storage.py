@@ -15,8 +15,16 @@ from collections.abc import Callable, Sequence
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.log.rendition import Rendition
-from relay.log.segment import MemorySource, Segment, SegmentSource
+from relay.log.segment import MESSAGE_BYTES, MemorySource, Segment, SegmentSource
 from relay.log.state import LogState
+
+JOIN_POINT_BYTES = 176
+"""Of memory for each join point: the record (72), its numbers (3 times 32), its place in the list (8)."""
+
+
+def index_bytes(messages: int, join_points: int) -> int:
+    """Memory for what is known of so many messages."""
+    return MESSAGE_BYTES * messages + JOIN_POINT_BYTES * join_points
 
 
 class Storage:
@@ -26,6 +34,8 @@ class Storage:
         self.active: Segment | None = None
         self.held = 0
         """Bytes in all segments."""
+        self.known = 0
+        """Bytes of memory for what is known of their messages; more than ``held`` where messages are tiny."""
         self.is_storing = source.is_stored
         """Did the last bytes go where they outlive the process?"""
         self.errors = 0
@@ -58,6 +68,13 @@ class Storage:
         self.held += written
         self.is_storing = active.is_stored
         return active
+
+    def note(self, active: Segment, boundaries: Sequence[int], times: Sequence[int], join_points: int) -> None:
+        """Remember where the messages just written begin, and that so many of them are join points."""
+        active.note(boundaries, times)
+        size = index_bytes(len(boundaries), join_points)
+        active.known_bytes += size
+        self.known += size
 
     def _write_elsewhere(self, active: Segment, buffers: Sequence[bytes], before: LogState) -> tuple[Segment, int]:
         if self.is_storing:
@@ -112,6 +129,7 @@ class Storage:
         """Give the oldest segment up."""
         segment = self._rendition.remove_first()
         self.held -= segment.size
+        self.known -= segment.known_bytes
         self.guard(segment.retire)
 
     def drop_all(self) -> None:
@@ -126,13 +144,20 @@ class Storage:
             if not segment.is_stored:
                 segment.retire()
 
+    @property
+    def cost(self) -> int:
+        """What counts towards ``keep_bytes``."""
+        return self.held + self.known
+
     def is_over(self, options: LogOptions) -> bool:
         """Is more held than may be, in all or in memory that stands in for a disk?"""
-        if self.held > options.keep_bytes:
+        if self.cost > options.keep_bytes:
             return True
         if not self.errors or not self._source.is_stored:
             return False
-        in_memory = sum(segment.size for segment in self._rendition.segments if not segment.is_stored)
+        in_memory = sum(
+            segment.size + segment.known_bytes for segment in self._rendition.segments if not segment.is_stored
+        )
         return in_memory > options.memory_bytes
 
     def guard(self, action: Callable[[], None]) -> None:

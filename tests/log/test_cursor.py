@@ -14,7 +14,7 @@ from relay.log.points import ORIGIN_START, LogStart
 from relay.log.segment import MemorySource
 from tests.log.model import contents, drain, fill, gops, rtmp_bytes, video
 
-SMALL = LogOptions(segment_bytes=400, keep_bytes=2000)
+SMALL = LogOptions(segment_bytes=400, keep_bytes=2900)
 
 
 def make_log(options: LogOptions = SMALL, start: LogStart = ORIGIN_START, epoch: int = 1) -> StreamLog:

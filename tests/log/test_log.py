@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
 import attrs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +116,29 @@ class RetentionTests(LogTestCase):
         self.assertLessEqual(log.held_bytes, 3000)
         self.assertIsNone(log.newest_join_point())
         self.assertEqual([], log.join_points)
+
+    def test_index_of_tiny_messages_counts(self) -> None:
+        """One byte a message, each a join point: to remember them takes ten times what they are."""
+        options = LogOptions(keep_bytes=1 << 20, keep_ms=10**9)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        log = self.make(options)
+        for first in range(0, 40_000, 100):
+            fill(log, [MediaMessage(8, time_ms, b"\x2e") for time_ms in range(first, first + 100)])
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertGreater(len(log.join_points), 1000)
+        self.assertLess(log.held_bytes + after - before, 1.1 * options.keep_bytes)
+
+    def test_index_of_the_flv_rendition_counts(self) -> None:
+        log = self.make(LogOptions(memory_bytes=64 << 10, segment_bytes=16 << 10, keep_ms=10**9))
+        cursor = log.open_flv().cursor(0)
+        for first in range(0, 20_000, 100):
+            fill(log, [MediaMessage(8, time_ms, b"\x2e") for time_ms in range(first, first + 100)])
+        index = sum(len(segment.boundaries) + len(segment.times) for segment in log.flv.segments) * 8
+        self.assertLess(log.flv.size + index, (64 + 16 + 4) << 10)
+        cursor.close()
 
     def test_flv_is_dropped_with_the_log(self) -> None:
         log = self.make(LogOptions(segment_ms=400, keep_ms=2000), sent=gops(2))

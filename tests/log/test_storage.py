@@ -291,12 +291,12 @@ class NoMemoryTests(SynchronousTestCase):
         self.check("can_open", gops(1, start=400), LogOptions(segment_bytes=600))
 
     def test_new_segment_fails_elsewhere(self) -> None:
-        """The first three, 67 bytes each, fill the segment that has one of the ten before; those are written."""
+        """The first two, 67 bytes each, fill the segment that has one of the nine before; those are written."""
         source = NoMemory()
         log = StreamLog(1, source, options=LogOptions(segment_bytes=100))
         self.addCleanup(log.discard)
         sent = gops(2)
-        fill(log, sent[:10])
+        fill(log, sent[:9])
         source.can_open = False
         for message in sent[11:]:
             log.append(message)
@@ -304,7 +304,7 @@ class NoMemoryTests(SynchronousTestCase):
             log.flush()
         source.can_open = True
         fill(log, sent[13:])
-        self.assertEqual(b"".join(map(rtmp_bytes, sent[:10] + sent[11:])), contents(log.rtmp))
+        self.assertEqual(b"".join(map(rtmp_bytes, sent[:9] + sent[11:])), contents(log.rtmp))
 
 
 MS_NOSUID_NODEV = 6
