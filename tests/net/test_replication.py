@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.limits import DEFAULT_LIMITS
@@ -361,7 +362,9 @@ class MergeTests(ReplicaTestCase):
         self.begin(self.a, MESSAGES[:20])
         self.b.start(start_info(EPOCH, LogStart()))
         self.b.send([*MESSAGES[:5], video(3, size=9)])
-        self.network.carry()
+        with capturedLogs() as events:
+            self.network.carry()
+        self.assertIn("live/demo: b has other bytes than we have", "\n".join(map(formatEvent, events)))
         self.assertEqual((1, 1, 0), (self.counts.diverged, self.b.ends, self.a.ends))
         self.assertEqual(log_bytes(MESSAGES[:20]), self.copy)
 
