@@ -1,7 +1,7 @@
 """What a node says of a stream to a neighbour: one entry of its catalogue.
 
 Owns the record and its form on the wire, an AMF0 object {name, epoch, start, end, time, live}; and how far a stream has
-come, {name, epoch, end, time}, which is said often.  Said by :mod:`relay.net.control`, heard by :mod:`relay.net.links`.
+come, a line of text that is said often.  Said by :mod:`relay.net.control`, heard by :mod:`relay.net.links`.
 """
 
 from __future__ import annotations
@@ -54,29 +54,32 @@ class CatalogueEntry:
             raise RemoteProtocolError(f"not a catalogue entry: {error}") from None
 
 
-def place_of(stream: LiveStream) -> dict[str, Any]:
-    """How far the stream is."""
+def place_of(stream: LiveStream) -> str:
+    """How far the stream is, on a line: names have no spaces.  An AMF0 object would take ten times as long to read."""
     log = stream.log
-    return {
-        "name": str(stream.name),
-        "epoch": float(log.epoch),
-        "end": float(log.end),
-        "time": float(log.end_time_ms),
-    }
+    return f"{stream.name} {log.epoch} {log.end} {log.end_time_ms}"
 
 
-def progressed(value: Any, catalogue: Mapping[StreamName, CatalogueEntry]) -> CatalogueEntry | None:
+def progressed(place: str, catalogue: Mapping[StreamName, CatalogueEntry]) -> CatalogueEntry | None:
     """What the neighbour's entry is now, by what :func:`place_of` made; None if it has told of no such stream.
 
     Raises:
         RemoteProtocolError: nobody made that.
     """
     try:
-        entry = catalogue.get(StreamName.parse(value["name"]))
+        name, epoch, end, time_ms = place.split(" ")
+        entry = catalogue.get(StreamName.parse(name))
         if entry is None:
             return None
-        return attrs.evolve(entry, epoch=int(value["epoch"]), end=int(value["end"]), time_ms=int(value["time"]))
-    except (NameRefused, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return CatalogueEntry(
+            name=entry.name,
+            epoch=int(epoch),
+            start=entry.start,
+            end=int(end),
+            time_ms=int(time_ms),
+            is_live=entry.is_live,
+        )
+    except (NameRefused, ValueError) as error:
         raise RemoteProtocolError(f"not a stream's progress: {error}") from None
 
 

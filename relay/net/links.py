@@ -239,9 +239,10 @@ class ControlLink:
 
     def _note_progress(self, values: list[Any]) -> None:
         """Streams have grown.  That is heard often, and is no change of what there is."""
-        if not values or not isinstance(values[0], list):
+        if not values or not isinstance(values[0], str):
             raise RemoteProtocolError("progress without places")
-        grown = [entry for value in values[0] if (entry := progressed(value, self.catalogue)) is not None]
+        places = values[0].split("\n")
+        grown = [entry for place in places if (entry := progressed(place, self.catalogue)) is not None]
         self.catalogue.update((entry.name, entry) for entry in grown)
         self._progressed(self, [entry.name for entry in grown])
 

@@ -185,9 +185,15 @@ class ProgressTests(ControlTestCase):
 
     def test_stream_that_was_never_told_of_does_not_come_by_its_growth(self) -> None:
         link = self.link()
-        place = {"name": "live/other", "epoch": 1.0, "end": 9.0, "time": 0.0}
-        link.told(CommandReceived(name="relayProgress", transaction_id=0, values=[[place]]))
+        link.told(CommandReceived(name="relayProgress", transaction_id=0, values=["live/other 1 9 0"]))
         self.assertEqual({}, link.catalogue)
+
+    def test_nonsense_is_refused(self) -> None:
+        self.go_live()
+        link = self.link()
+        for said in ([], [7], ["live/demo"], ["live/demo 1 2 x"], ["../x 1 2 3"], ["live/demo 1 2 3\n"]):
+            with self.assertRaises(RemoteProtocolError):
+                link.told(CommandReceived(name="relayProgress", transaction_id=0, values=said))
 
 
 class ForeignTests(ControlTestCase):
