@@ -145,7 +145,7 @@ class Gatherer:
                 standby.judge()
 
     def why_not_normal(self) -> list[str]:
-        """What is wrong, in words; empty when the preferred member runs and is read."""
+        """What is wrong, in words; empty when the preferred member runs and keeps up."""
         link = self.links[0]
         if link.state == "down":
             return [f"{self.name}: {link.shown} is down ({link.why})"]
@@ -155,7 +155,8 @@ class Gatherer:
             return [f"{self.name}: {link.shown} drains ({'; '.join(link.health[1])})"]
         if link.state == "up" and not self.upstreams[0].is_usable:
             return [f"{self.name}: {link.shown} says that it is down ({'; '.join(link.health[1])})"]
-        return []
+        behind = sum(standby.is_behind for standby in self._standbys.values())
+        return [f"{self.name}: {link.shown} is behind (streams: {behind})"] if behind else []
 
     def is_down(self) -> bool:
         """Is there nobody to read from?"""

@@ -30,6 +30,8 @@ class Standby:
         members: upstreams with their control links, the preferred one first.
         timings: how patient we are.
         clock: the reactor.
+
+    ``is_behind``: the preferred member was left for being behind, and has not been returned to.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Standby:
         timings: Timings,
         clock: IReactorTime,
     ) -> None:
+        self.is_behind = False
         self._replica = replica
         self._members = members
         self._clock = clock
@@ -58,6 +61,7 @@ class Standby:
         why = self._watch.why_behind(now, self._place(best), None if best is None else _place_of(best[1]))
         if why and best is not None:
             self._watch.moved(now)
+            self.is_behind = current is self._members[0][0]
             self._replica.turn_to(best[0], "behind", why)
             self._note(self._replica.current, now)
 
@@ -88,6 +92,8 @@ class Standby:
             self._wait.failed(now)
         self._read = current
         self._watch.restart()
+        if current is preferred:
+            self.is_behind = False
 
     def _place(self, best: tuple[Upstream, CatalogueEntry] | None) -> Place:
         """Where we are; before everything, if we have nothing yet."""

@@ -122,12 +122,14 @@ class ReturnTests(StandbyTestCase):
         self.feed_until("a2")
         self.feed(2 * RETURN_SECONDS)
         self.assertEqual("a2", self.source)
+        self.assertEqual(["pair: a1 is behind (streams: 1)"], self.pair.why_not_normal())
         self.cut_reading(self.at_origin, self.a1, is_cut=False)
         with capturedLogs() as events:
             seconds = self.feed_until("a1")
         self.assertGreater(seconds, RETURN_SECONDS)
         self.assertEqual(["live/demo: back to a1, well for 5 s"], said(events))
         self.assertEqual({"behind": 1, "return": 1}, self.agg.counts.failovers)
+        self.assertEqual([], self.pair.why_not_normal())
         self.assert_copied()
         self.assert_watched(player, since)
 
