@@ -101,7 +101,8 @@ def status(remote: Remote, options: argparse.Namespace, say: Callable[[str], Non
         for why in told["why"]:
             say(f"  {why}")
         for link in told["links"]:
-            say(f"  {link['name']} is {link['state']}" + (f": {link['why']}" if link["why"] else ""))
+            role = f", {link['role']}" if link.get("role") else ""
+            say(f"  {link['name']} is {link['state']}{role}" + (f": {link['why']}" if link["why"] else ""))
         if told.get("draining"):
             say(f"  {progress(told['draining'])}")
     return DONE if told["state"] == "normal" else NOT_SO

@@ -80,13 +80,16 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(["GET /api/v1/node"], self.site.asked)
 
     def test_status_of_another_says_why(self) -> None:
-        links = [{"name": "a1", "state": "down", "why": "dead"}, {"name": "a2", "state": "up", "why": ""}]
+        links = [
+            {"name": "a1", "state": "down", "why": "dead"},
+            {"name": "a2", "state": "up", "why": "", "role": "active"},
+        ]
         self.site.say({**NODE, "state": "degraded", "why": ["pair a: a1 is down (dead)"], "viewers": 2, "links": links})
         status, out, _ = run("status", self.site.url)
         self.assertEqual(NOT_SO, status)
         self.assertEqual(
             ["agg1 (aggregator) is degraded, 2 viewers", "  pair a: a1 is down (dead)", "  a1 is down: dead",
-             "  a2 is up"],
+             "  a2 is up, active"],
             out.splitlines(),
         )  # fmt: skip
 
