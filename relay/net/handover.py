@@ -70,6 +70,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.errors import ConfigError, RelayError
+from relay.net.sockets import has_unwritten
 
 VERSION = 1  # of all that is said here; two processes that differ don't hand over
 PREPARE_SECONDS = 30.0
@@ -185,8 +186,12 @@ class FrameProtocol(Protocol):
     def say(self, word: str, descriptors: Iterable[int] = (), **values: Any) -> None:
         """Say something; the descriptors must stay open until it has left."""
         frame = Frame(word, values, list(descriptors))
-        self.transport.write(frame.encode())
-        for descriptor in frame.descriptors:
+        data, rest = frame.encode(), frame.descriptors
+        if rest and not has_unwritten(self.transport):
+            data, rest = _send_now(self.transport.getHandle(), data, rest)
+        if data:
+            self.transport.write(data)
+        for descriptor in rest:
             self.transport.sendFileDescriptor(descriptor)
 
     def read_frames(self) -> None:
@@ -212,6 +217,14 @@ class FrameProtocol(Protocol):
             self.over()
 
 
+def _send_now(handle: socket.socket, data: bytes, descriptors: list[int]) -> tuple[bytes, list[int]]:
+    """All at once, if there is room; what is left.  (Twisted sends a byte with each descriptor, and reads as often.)"""
+    try:
+        return data[socket.send_fds(handle, [data], descriptors) :], []
+    except OSError:
+        return data, descriptors  # full, or broken: the transport finds out
+
+
 @implementer(IPullProducer)
 class Batches:
     """Says many things, a few each time that the other process has taken all before: nothing waits in memory.
@@ -226,7 +239,9 @@ class Batches:
         transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        if not self._say_some():
+        if self._say_some():
+            self._transport.startWriting()  # it asks again when there is room, even if nothing waits in its buffer
+        else:
             self._transport.unregisterProducer()
 
     def stopProducing(self) -> None:

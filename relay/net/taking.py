@@ -265,7 +265,7 @@ class Taker(FrameProtocol):
         """If the giver has died, what we have is ours: nobody else has it."""
         if self.stage in (Stage.TAKEN, Stage.OVER, Stage.FAILED):
             return
-        if self._greeting.pidfd >= 0 and select.select([self._greeting.pidfd], [], [], 0)[0]:
+        if _has_ended(self._greeting.pidfd):
             self.log.warn("the process before has died; going on with {count} of its viewers", count=len(self._came))
             self._go_on()
             self.stage = Stage.OVER
@@ -311,3 +311,12 @@ class Taker(FrameProtocol):
     def _close_pidfd(self) -> None:
         if self._greeting.pidfd >= 0:
             os.close(self._greeting.pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    """Has the process ended?  Not known without a pidfd."""
+    if pidfd < 0:
+        return False
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

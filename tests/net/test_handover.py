@@ -24,7 +24,7 @@ from relay.limits import DEFAULT_LIMITS
 from relay.net.backends import Backend, BackendPool
 from relay.net.balancing import BalancerFactory, BalancingOptions
 from relay.net.door import Door
-from relay.net.giving import Giver
+from relay.net.giving import VIEWERS_AT_ONCE, Giver
 from relay.net.handover import VERSION, Frame, FrameReader, Greeting, greet
 from relay.net.ports import Ports
 from relay.net.taking import Taker
@@ -183,6 +183,13 @@ class TakingTests(HandoverTestCase):
         self.assertEqual(b"", await backend.read_to_end())
         backend.close()
         await self.expect_outcomes(viewer_closed=1)
+
+    async def test_more_viewers_than_are_told_of_at_once(self) -> None:
+        pairs = [await self.joined(("two", "one")[number % 2]) for number in range(3 * VIEWERS_AT_ONCE)]
+        await self.take_over()
+        self.assertEqual([3 * VIEWERS_AT_ONCE], self.taken)
+        for viewer, backend in pairs:
+            await self.talk(viewer, backend)
 
     async def test_bytes_on_their_way_are_neither_lost_nor_repeated(self) -> None:
         """A viewer that does not read, so that a pipe is full."""
@@ -594,14 +601,13 @@ class BadGiverTests(HandoverTestCase):
         child.wait()
         self.assertEqual(([1], []), (self.taken, self.failed))
         self.factory.forsake()
-        outcomes = []
-        for viewer, backend in pairs:
-            try:
-                await self.talk(viewer, backend)
-                outcomes.append("served")
-            except (AssertionError, OSError):
-                outcomes.append("lost")
-        self.assertEqual(["lost", "served"], sorted(outcomes))
+        self.assertEqual(["lost", "served"], sorted([await self.outcome(*pair) for pair in pairs]))
+
+    async def outcome(self, viewer: Any, backend: Any) -> str:
+        with contextlib.suppress(OSError):
+            backend.try_send(b"x")
+        await eventually(lambda: viewer._poll() and (viewer.end or viewer._unread))
+        return "lost" if viewer.end else "served"
 
     async def test_giver_that_lives_has_changed_its_mind(self) -> None:
         """Its end of the socket is closed, its process is there: hands off."""

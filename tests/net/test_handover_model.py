@@ -62,6 +62,9 @@ class Socket:
         while self._producer is not None:
             self._producer.resumeProducing()
 
+    def startWriting(self) -> None:
+        """There is always room."""
+
     def unregisterProducer(self) -> None:
         self._producer = None
 
