@@ -29,7 +29,7 @@ pytestmark = pytest.mark.net
 STREAM = "live/one"
 FRAMES = 60  # about a second: enough to see that it goes on
 PAUSE_SECONDS = 1.5  # a player's buffer; on an idle machine the pauses are a tenth of it
-KEPT_BYTES = 50_000
+KEPT_BYTES = 120_000  # 3 s: a busy machine must not make copies that are well miss something
 KEEP = ("--keep-seconds", "600")
 
 
