@@ -66,12 +66,13 @@ class Interruption:
         self._counts = counts
         self._silence = f"silent for {1000 * dead_seconds:.0f} ms"
         self._outcome = ""
+        self._name = ""
         self._why = ""
         self._is_said = False
 
     def began(self, name: str, outcome: str) -> None:
         """``name`` was read, and is no longer."""
-        self._outcome, self._is_said = outcome, False
+        self._outcome, self._name, self._is_said = outcome, name, False
         self._why = sentence_of(name, outcome, self._silence if outcome == "dead" else self.detail)
 
     def found_nobody(self) -> None:
@@ -88,5 +89,7 @@ class Interruption:
         words = "{stream}: reading from {name} now: {why}"
         if self._outcome == RETURN:
             words = "{stream}: back to {name}, {why}"
+        elif name == self._name:
+            words = "{stream}: reading from {name} again; before: {why}"
         self.log.info(words, stream=self._stream, name=name, why=self._why)
         self._outcome = ""

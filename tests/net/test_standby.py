@@ -162,6 +162,17 @@ class ReturnTests(StandbyTestCase):
             self.feed(8)
         self.assertEqual(["live/demo: nobody to read from: the connection to a1 is lost"], said(events))
 
+    def test_same_member_again_is_said_to_be_the_same(self) -> None:
+        self.feed()
+        self.kill(self.a2, self.at_a2)
+        self.kill(self.a1, self.at_a1)
+        self.feed(3)
+        self.at_a1.is_listening = True
+        with capturedLogs() as events:
+            self.feed(8)
+        self.assertEqual(["live/demo: reading from a1 again; before: the connection to a1 is lost"], said(events))
+        self.assert_copied()
+
 
 class MergeTests(StandbyTestCase):
     options: ClassVar[dict] = {"mode": ReadMode.MERGE}
