@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +94,8 @@ def main() -> None:
     out = sys.stderr if options.json == "-" else sys.stdout
     if options.against is None and "cut" in faults:
         faults = with_cuts(faults, out)
+        if not faults:
+            raise SystemExit(2)
     log = open(options.log, "w", encoding="utf-8") if options.log else None  # noqa: SIM115 (until the process ends)
     observers = [] if log is None else [textFileLogObserver(log)]
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
@@ -110,6 +112,8 @@ def check(options: argparse.Namespace) -> list[str]:
     for fault in faults:
         if fault not in FAULTS:
             raise ConfigError(f"--faults {fault!r} is none of {', '.join(FAULTS)}")
+    if not faults:
+        raise ConfigError("--faults: none is given")
     if options.viewers < 1:
         raise ConfigError(f"--viewers {options.viewers}: must be 1 or more")
     try:
@@ -187,11 +191,18 @@ async def drill(reactor: Any, options: argparse.Namespace, faults: Sequence[str]
             await prepare_cuts()
         out.write(f"{heading()}\n")
         held = Drill(reactor, rig, options.viewers, begin, show)
+        reactor.callWhenRunning(on_signals, lambda: reactor.callFromThread(held.interrupt))
         await held.run(steps)
     out.write(f"{line(total(held.rows))}\n")
     if held.longest_lag > BUSY_SECONDS:
         out.write(f"this machine was busy: the drill itself was late by up to {held.longest_lag * 1000:.0f} ms\n")
     return held.rows
+
+
+def on_signals(do: Callable[[], None]) -> None:
+    """Do this, in place of what the reactor does, when somebody wants the drill to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: do())
 
 
 async def watch(reactor: Any, options: argparse.Namespace, out: IO[str]) -> Row:

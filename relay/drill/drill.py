@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import LoopingCall, deferLater
 
@@ -18,6 +18,7 @@ from relay.drill.publisher import StampedPublisher
 from relay.drill.report import Promise, Row
 from relay.drill.rig import STREAMS, Rig, RigFailed
 from relay.drill.viewers import Audience
+from relay.errors import RelayError
 
 START_SECONDS = 40.0  # nine processes start, on a busy machine
 NORMAL_SECONDS = 30.0  # after a node was mended, until all is normal
@@ -26,6 +27,10 @@ CALM_SECONDS = 3.0  # the first row: no fault
 LOOK_SECONDS = 0.05
 LAG_SECONDS = 0.01  # the rhythm in which our own lateness is looked at
 PROMISES: dict[str, Promise] = {"origin": "the origin's", "balancer": "served again"}
+
+
+class Interrupted(RelayError):
+    """Somebody wants the drill to end."""
 
 
 @attrs.frozen
@@ -73,6 +78,8 @@ class Drill:
             for stream in STREAMS
         ]
         self._looked_at = 0.0
+        self._sleeping: Deferred[None] | None = None
+        self._is_interrupted = False
         self._looking = LoopingCall(self._look_at_lag)
         self._looking.clock = reactor
 
@@ -82,6 +89,7 @@ class Drill:
         Raises:
             RigFailed: the cluster does not run.
             NobodyServed: viewers can't watch although all is normal.
+            Interrupted: it was.
         """
         try:
             self._on_begin("starting the cluster")
@@ -100,6 +108,12 @@ class Drill:
         finally:
             await self._end()
 
+    def interrupt(self) -> None:
+        """End it now."""
+        self._is_interrupted = True
+        if self._sleeping is not None:
+            self._sleeping.cancel()
+
     async def _end(self) -> None:
         if self._looking.running:
             self._looking.stop()
@@ -114,17 +128,24 @@ class Drill:
         self._on_begin("no fault")
         self._audience.take()
         await self._sleep(CALM_SECONDS)
+        self._add(self._unbroken("none"))
+
+    def _between(self) -> None:
+        """From the end of one row to the begin of the next nothing is broken, and nothing must be seen."""
+        row = self._unbroken("between")
+        if row.cut or not row.found.is_clean:
+            self._add(row)
+
+    def _unbroken(self, word: str) -> Row:
         cut, found = self._audience.take()
-        self._add(
-            Row(
-                node="-",
-                fault="none",
-                promise="nothing is seen",
-                viewers=len(self._audience.viewers) + cut,
-                cut=cut,
-                found=found,
-                seconds_to_normal=0.0,
-            )
+        return Row(
+            node="-",
+            fault=word,
+            promise="nothing is seen",
+            viewers=len(self._audience.viewers) + cut,
+            cut=cut,
+            found=found,
+            seconds_to_normal=0.0,
         )
 
     async def _prepare(self, step: Step) -> None:
@@ -135,10 +156,11 @@ class Drill:
         await self._until(self.rig.is_settled)
         deadline = self._reactor.seconds() + NORMAL_SECONDS
         while not await self.rig.is_balanced() and self._reactor.seconds() < deadline:
+            self._between()
             self._audience.empty()
             await self._audience.fill()
         await self._audience.fill()
-        self._audience.take()
+        self._between()
 
     async def _strike(self, step: Step) -> Row:
         fault, target = step.fault, self.rig.target(step.node)
@@ -150,13 +172,17 @@ class Drill:
         served: Deferred[float | None] | None = None
         if promise == "served again":
             served = Deferred.fromCoroutine(self._audience.until_served(fault.seconds + NORMAL_SECONDS))
-        await self._sleep(fault.seconds)
-        await fault.undo(target)
+        try:
+            await self._sleep(fault.seconds)
+        finally:
+            await fault.undo(target)
         if fault.ends_process:
             await self._until(lambda: succeed(self.rig.supervisor.starts[step.node] > starts))
-        normal = await self._until_normal(NORMAL_SECONDS, is_strict=False)
+        normal = await self._until_normal(NORMAL_SECONDS, is_strict=False) and await self._until_all_go_on()
         seconds = self._reactor.seconds() - began
         await self._sleep(WATCH_SECONDS - seconds)
+        await self._until(self.rig.is_settled)  # the way back to the preferred distributor belongs to the row
+        await self._until_all_go_on()
         cut, found = self._audience.take()
         return Row(
             node=step.node,
@@ -169,10 +195,18 @@ class Drill:
             seconds_to_served=None if served is None else await served,
         )
 
-    async def _until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
+    async def _until_all_go_on(self) -> bool:
+        """Wait until every viewer has got something more of every track."""
+        now = self._reactor.seconds()
+        return await self._until(lambda: succeed(self._audience.has_come_since(now)))
+
+    async def _until(self, is_so: Callable[[], Awaitable[bool]]) -> bool:
         deadline = self._reactor.seconds() + NORMAL_SECONDS
-        while not await is_so() and self._reactor.seconds() < deadline:
+        while not await is_so():
+            if self._reactor.seconds() > deadline:
+                return False
             await self._sleep(LOOK_SECONDS)
+        return True
 
     async def _until_normal(self, seconds: float, is_strict: bool = True) -> bool:
         """Wait until all is normal, twice in a row."""
@@ -201,5 +235,13 @@ class Drill:
         self.longest_lag = max(self.longest_lag, now - self._looked_at - LAG_SECONDS)
         self._looked_at = now
 
-    def _sleep(self, seconds: float) -> Deferred[None]:
-        return deferLater(self._reactor, max(0.0, seconds))
+    async def _sleep(self, seconds: float) -> None:
+        if self._is_interrupted:
+            raise Interrupted("interrupted")
+        self._sleeping = deferLater(self._reactor, max(0.0, seconds))
+        try:
+            await self._sleeping
+        except CancelledError:
+            raise Interrupted("interrupted") from None
+        finally:
+            self._sleeping = None

@@ -54,6 +54,7 @@ class _Track:
         self._next: int | None = None
         self._missing: set[int] = set()
         self._timestamp: int | None = None
+        self.arrived_at = 0.0
 
     def receive(self, number: int | None, timestamp: int, findings: Findings) -> None:
         if self._timestamp is not None and (timestamp - self._timestamp) & _MASK >= _HALF:
@@ -93,6 +94,10 @@ class Judge:
         """Has the first frame come?"""
         return self._arrived_at is not None
 
+    def has_come_since(self, then: float) -> bool:
+        """Has every track gone on after that time?  Then what is missing before it is known."""
+        return bool(self._tracks) and all(track.arrived_at > then for track in self._tracks.values())
+
     def receive(self, messages: Sequence[MediaMessage], now: float) -> None:
         """Messages have come, together."""
         for message in messages:
@@ -101,6 +106,7 @@ class Judge:
                 continue
             track = self._tracks.setdefault(MessageType(kind), _Track())
             track.receive(stamp_of(message.payload), message.timestamp, self._findings)
+            track.arrived_at = now
             self._findings.messages += 1
             if self._arrived_at is not None:
                 self._longest = max(self._longest, now - self._arrived_at)

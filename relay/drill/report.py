@@ -48,13 +48,14 @@ class Row:
     def is_kept(self) -> bool:
         """Did the promise hold?"""
         found = self.found
-        if self.promise == "nothing is seen":
-            return self.cut == 0 and found.is_clean and found.messages > 0 and self.seconds_to_normal is not None
-        if self.promise == "the origin's":
-            return self.cut == 0 and not (found.repeated or found.out_of_order or found.backwards)
+        if self.promise == "none":
+            return True
+        if self.seconds_to_normal is None:
+            return False
         if self.promise == "served again":
             return self.seconds_to_served is not None
-        return True
+        is_clean = found.is_clean or (self.promise == "the origin's" and attrs.evolve(found, missing=0).is_clean)
+        return self.cut == 0 and is_clean and found.messages > 0
 
     @property
     def pause_p99(self) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from relay.admin.fetch import fetch
@@ -131,7 +131,7 @@ class Rig:
     def _ask(self, node: RigNode) -> Deferred[dict[str, Any]]:
         endpoint = TCP4ClientEndpoint(self._reactor, node.address, node.admin_port)
         asking: Deferred[Any] = fetch(self._reactor, endpoint, "/api/v1/node", ASK_SECONDS)
-        asking.addCallbacks(json.loads, lambda failure: failure.check(CancelledError) or {"state": "down"})
+        asking.addCallbacks(json.loads, lambda failure: {"state": "down"})
         return asking
 
     def _node_refused(self, name: str, why: str) -> None:
@@ -153,8 +153,9 @@ class Rig:
         return ["--store", str(self._directory / node.name), "--upstream", upstream, "--streams", f"{pair}/*"]
 
     def _aggregator(self, node: RigNode) -> list[str]:
-        # Each row begins with everybody at the preferred distributor: no need to wait for that as long as one does.
-        arguments = ["--read", self._read_mode, "--return-seconds", "1"]
+        # Each row begins with everybody at the preferred distributor, so it is returned to soon: the
+        # wait doubles with each fault that follows.
+        arguments = ["--read", self._read_mode, "--return-seconds", "0.25"]
         for pair, names in PAIRS.items():
             order = _in_order(node.name, names)
             arguments += ["--pair", f"{pair}={','.join(self.nodes[name].reached_from(node) for name in order)}"]

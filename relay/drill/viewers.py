@@ -221,6 +221,10 @@ class Audience:
             await deferLater(self._reactor, LOOK_SECONDS)
         return None
 
+    def has_come_since(self, then: float) -> bool:
+        """Has everyone who watches got more of every track after that time?"""
+        return all(viewer.judge.has_come_since(then) for viewer in self.viewers)
+
     def empty(self) -> None:
         """All leave."""
         viewers, self.viewers = self.viewers, []

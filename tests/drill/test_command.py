@@ -52,6 +52,7 @@ class CommandTests(TestCase):
     async def test_bad_options_are_said_in_one_line(self) -> None:
         for arguments, words in (
             (["--faults", "kill,burn"], "'burn' is none of kill, hang, term, cut"),
+            (["--faults", ""], "--faults: none is given"),
             (["--against", "somewhere"], "'somewhere' is not HOST:PORT"),
             (["--stream", "none"], "'none' is not APP/NAME"),
             (["--viewers", "0"], "must be 1 or more"),
@@ -60,6 +61,17 @@ class CommandTests(TestCase):
             self.assertEqual(2, program.status, arguments)
             self.assertIn(words, program.text)
             self.assertNotIn("Traceback", program.text)
+
+    async def test_drill_that_is_interrupted_does_not_hold_and_leaves_nothing(self) -> None:
+        scratch = Path(self.mktemp()).absolute()
+        scratch.mkdir()
+        program = drill("--only", "agg1", "--faults", "hang", "--viewers", "1", scratch=scratch)
+        program.start()
+        await program.said("none", 60)
+        program.signal(signal.SIGINT)
+        self.assertEqual(2, await program.ended(40), program.text)
+        self.assertIn("relay-drill: interrupted", program.text)
+        self.assertEqual(([], []), (list(scratch.iterdir()), processes_that_name(str(scratch))))
 
     async def test_node_that_is_not_there(self) -> None:
         program = await run("--only", "c1", "--faults", "kill")

@@ -59,6 +59,15 @@ class JudgeTests(SynchronousTestCase):
         found = judge([*VIDEO[:5], VIDEO[6], VIDEO[5], *VIDEO[7:]])
         self.assertEqual((0, 0, 1, 1), (found.missing, found.repeated, found.out_of_order, found.backwards))
 
+    def test_stream_goes_on_when_every_track_does(self) -> None:
+        """What a returning publisher left out of the sound is known when there is sound again."""
+        verdict = Judge()
+        self.assertFalse(verdict.has_come_since(0.0))
+        verdict.receive(STREAM[:10], 1.0)
+        self.assertTrue(verdict.has_come_since(0.5))
+        verdict.receive(VIDEO[-1:], 2.0)
+        self.assertFalse(verdict.has_come_since(1.5))
+
     def test_headers_repeated_by_a_returning_publisher_are_no_fault(self) -> None:
         self.assertTrue(judge([*VIDEO[:5], *headers(), *VIDEO[5:]]).is_clean)
 

@@ -37,6 +37,10 @@ class RowTests(SynchronousTestCase):
         self.assertFalse(row(promise="the origin's", cut=1).is_kept)
         self.assertFalse(row(promise="the origin's", found=attrs.evolve(CLEAN, repeated=1)).is_kept)
 
+    def test_origin_must_come_back_and_be_watched(self) -> None:
+        self.assertFalse(row(promise="the origin's", seconds_to_normal=None).is_kept)
+        self.assertFalse(row(promise="the origin's", found=Findings()).is_kept)
+
     def test_viewers_of_a_dead_balancer_must_be_served_when_they_come_again(self) -> None:
         self.assertTrue(row(promise="served again", cut=2, seconds_to_served=1.0).is_kept)
         self.assertFalse(row(promise="served again", cut=2).is_kept)
