@@ -36,7 +36,7 @@ Balancers let their viewers go and end; aggregators, which drain, have no sessio
 have no copy left.  It takes a second or two, unless one hangs.
 """
 
-RESTART_SECONDS = 0.5
+RESTART_SECONDS = 1.0
 """Until a node that died is started again: just then its neighbours need the processor, for its viewers move."""
 
 MAX_RESTART_SECONDS = 10
