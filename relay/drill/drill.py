@@ -45,10 +45,11 @@ class Step:
 
 
 def plan(rig: Rig, faults: Sequence[str], only: Sequence[str]) -> Iterator[Step]:
-    """All rows in order: node by node, from the edge of the audience to the encoder's."""
-    for name in sorted(rig.nodes, key=lambda name: (_ORDER[rig.nodes[name].tier], name)):
-        if not only or name in only or rig.nodes[name].tier in only:
-            for fault in faults:
+    """All rows in order: fault by fault, so that no node seems to flap; and by tier."""
+    names = sorted(rig.nodes, key=lambda name: (_ORDER[rig.nodes[name].tier], name))
+    for fault in faults:
+        for name in names:
+            if not only or name in only or rig.nodes[name].tier in only:
                 yield Step(name, FAULTS[fault])
 
 

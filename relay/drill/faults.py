@@ -21,7 +21,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from relay.errors import RelayError
 
-HOLD_SECONDS = 5.0  # a node hangs, or is cut off, for so long
+HANG_SECONDS = 5.0  # a node is stopped for so long
+CUT_SECONDS = 3.0  # and cut off for so long: as with a hang, all is over or lost by then
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # <linux/sockios.h>, <net/if.h>
@@ -80,9 +81,9 @@ async def _join(target: Target) -> None:
 
 
 KILL = Fault("kill", _signalling(signal.SIGKILL), _nothing, 0.0, ends_process=True)
-HANG = Fault("hang", _signalling(signal.SIGSTOP), _signalling(signal.SIGCONT), HOLD_SECONDS, ends_process=False)
+HANG = Fault("hang", _signalling(signal.SIGSTOP), _signalling(signal.SIGCONT), HANG_SECONDS, ends_process=False)
 TERM = Fault("term", _signalling(signal.SIGTERM), _nothing, 0.0, ends_process=True)
-CUT = Fault("cut", _cut, _join, HOLD_SECONDS, ends_process=False)
+CUT = Fault("cut", _cut, _join, CUT_SECONDS, ends_process=False)
 FAULTS = {fault.name: fault for fault in (KILL, HANG, TERM, CUT)}
 
 

@@ -95,7 +95,7 @@ class _ControlProtocol(RtmpClientProtocol):
             self._pinged_at = now
             self.session.send_ping(int(now * 1000) & 0xFFFFFFFF)
             self.flush()
-        elif now - self._pinged_at >= self._link.dead_seconds:
+        elif now - self._pinged_at >= self._link.dead_seconds * 5 / 6:  # at the third look: one that came a bit early
             self.give_up("dead")
 
     def _ping_failed(self, failure: Failure) -> None:
