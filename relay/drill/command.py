@@ -35,7 +35,7 @@ BUSY_SECONDS = 0.1  # a drill that was itself late by so much says so
 DESCRIPTION = """\
 Starts a relay of real processes on this machine (an origin, two pairs of distributors, two aggregators, a balancer),
 publishes a stream whose messages are numbered, lets viewers watch it over RTMP and HTTP-FLV, and breaks every node in
-turn: kill -9, SIGSTOP for 5 s, SIGTERM, and, as root, a silent cut of its network for 3 s. A row a fault is printed:
+turn: kill -9, SIGSTOP for 5 s, SIGTERM, and, as root, a silent cut of its network for 2 s. A row a fault is printed:
 what the viewers saw, their longest pause, and when all was normal again. It takes about 3 minutes.
 """
 EPILOG = """\

@@ -23,7 +23,7 @@ from relay.errors import RelayError
 START_SECONDS = 40.0  # nine processes start, on a busy machine
 NORMAL_SECONDS = 30.0  # after a node was mended, until all is normal
 WATCH_SECONDS = 2.0  # viewers are watched at least this long after a fault
-CALM_SECONDS = 3.0  # the first row: no fault
+CALM_SECONDS = 2.0  # the first row: no fault
 LOOK_SECONDS = 0.05
 LAG_SECONDS = 0.01  # the rhythm in which our own lateness is looked at
 PROMISES: dict[str, Promise] = {"origin": "the origin's", "balancer": "served again"}

@@ -22,7 +22,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from relay.errors import RelayError
 
 HANG_SECONDS = 5.0  # a node is stopped for so long
-CUT_SECONDS = 3.0  # and cut off for so long: as with a hang, all is over or lost by then
+CUT_SECONDS = 2.0  # and cut off for so long: as with a hang, all is over or lost by then
 
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1  # <linux/sockios.h>, <net/if.h>

@@ -25,6 +25,7 @@ from relay.names import StreamName
 from relay.tiers.supervise import Supervisor
 
 ASK_SECONDS = 1.0
+RESTART_SECONDS = 0.2  # as systemd does it; the drill is long enough
 FIRST_ADDRESS = 11
 
 PAIRS = {"a": ("a1", "a2"), "b": ("b1", "b2")}
@@ -65,7 +66,7 @@ class Rig:
         self._directory = directory
         self._read_mode = read_mode
         self._refused = ""
-        self.supervisor = Supervisor(reactor, self._node_refused)
+        self.supervisor = Supervisor(reactor, self._node_refused, RESTART_SECONDS)
         tiers = {"o1": "origin", **{name: "distributor" for pair in PAIRS.values() for name in pair}}
         tiers |= {**dict.fromkeys(AGGREGATORS, "aggregator"), "lb1": "balancer"}
         self.nodes = {

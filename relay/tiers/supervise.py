@@ -68,13 +68,16 @@ class Supervisor(ProcessMonitor):
     Args:
         reactor: spawns and keeps time.
         on_refused: told (node, last line of its standard error) when a node can't start at all.
+        restart_seconds: until a node that died is started again, at the least.
     """
 
     killTime = STOP_SECONDS
     maxRestartDelay = MAX_RESTART_SECONDS
 
-    def __init__(self, reactor: Any, on_refused: Callable[[str, str], None]) -> None:
-        super().__init__(_ChildReactor(reactor, self._spawned, self._ended))
+    def __init__(
+        self, reactor: Any, on_refused: Callable[[str, str], None], restart_seconds: float = RESTART_SECONDS
+    ) -> None:
+        super().__init__(_ChildReactor(reactor, self._spawned, self._ended, restart_seconds))
         self.starts: dict[str, int] = {}
         self._on_refused = on_refused
         self._alive = 0
@@ -162,9 +165,14 @@ class _ChildReactor:
     """What procmon needs of a reactor, with each process watched."""
 
     def __init__(
-        self, reactor: Any, on_spawn: Callable[[], None], on_end: Callable[[str, int | None, str], None]
+        self,
+        reactor: Any,
+        on_spawn: Callable[[], None],
+        on_end: Callable[[str, int | None, str], None],
+        restart_seconds: float,
     ) -> None:
         self._reactor = reactor
+        self._restart_seconds = restart_seconds
         self._on_spawn = on_spawn
         self._on_end = on_end
 
@@ -178,7 +186,7 @@ class _ChildReactor:
         return seconds
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-        return self._reactor.callLater(max(delay, RESTART_SECONDS), callable, *args, **kwargs)
+        return self._reactor.callLater(max(delay, self._restart_seconds), callable, *args, **kwargs)
 
     def getDelayedCalls(self) -> Sequence[Any]:
         calls: Sequence[Any] = self._reactor.getDelayedCalls()
