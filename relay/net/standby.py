@@ -59,11 +59,9 @@ class Standby:
             return
         best = self._furthest_but(current)
         why = self._watch.why_behind(now, self._place(best), None if best is None else _place_of(best[1]))
-        if why and best is not None:
+        if why and best is not None and self._replica.turn_to(best[0], "behind", why):
             self._watch.moved(now)
             self.is_behind = current is self._members[0][0]
-            self._replica.turn_to(best[0], "behind", why)
-            self._note(self._replica.current, now)
 
     def check(self) -> None:
         """Once a second: may the preferred member be read again?"""
@@ -76,7 +74,6 @@ class Standby:
             preferred, RETURN, f"well for {seconds:g} s"
         ):
             self._wait.returned(now)
-            self._note(preferred, now)
         self._end_before = (self._replica.epoch, self._replica.end)
 
     def preferred_lost(self) -> None:
@@ -116,13 +113,13 @@ class Standby:
         return found
 
     def _has_caught_up(self, link: ControlLink) -> bool:
-        """Has it what we had a second ago, or an epoch that we don't know yet?"""
+        """Has it what we had a second ago, or a later epoch?  (Epochs are numbered by time.)"""
         entry = link.catalogue.get(self._replica.name)
         if entry is None or self._replica.has_left(entry.epoch):
             return False
         epoch, end = self._end_before
         if entry.epoch != self._replica.epoch:
-            return True
+            return entry.epoch > self._replica.epoch
         return entry.start <= self._replica.end and (entry.epoch != epoch or entry.end >= end)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import ClassVar
 
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
 
+from relay.net.catalogue import CatalogueEntry
+from relay.net.failover import Upstream
 from relay.net.reading import Reading
 from relay.net.replication import ReadMode
-from relay.net.timings import BEHIND_SECONDS, DEAD_SECONDS, RETURN_SECONDS
+from relay.net.standby import Standby
+from relay.net.timings import BEHIND_SECONDS, DEAD_SECONDS, DEFAULT_TIMINGS, RETURN_SECONDS
 from relay.testing import publish
 from relay.tiers.views import MediaNodeView
 from tests.log.model import gops
@@ -96,6 +102,41 @@ class BehindTests(StandbyTestCase):
         self.feed(4)
         leads = [self.pair.lead_ms(link) for link in self.pair.links]
         self.assertEqual((True, True), (leads[0][1] < 500, leads[1][1] > 3000))
+
+
+class Copy:
+    """What a standby needs of a copy, standing still in epoch 2."""
+
+    name, epoch, end, time_ms = NAME, 2, 1000, 0
+
+    def __init__(self, current) -> None:
+        self.current = current
+        self.turned: list[str] = []
+
+    def has_left(self, epoch: int) -> bool:
+        return False
+
+    def turn_to(self, upstream, cause: str, detail: str) -> bool:
+        self.turned.append(upstream.name)
+        return True
+
+
+class EpochTests(SynchronousTestCase):
+    def test_preferred_member_that_is_left_in_an_earlier_epoch_is_not_returned_to(self) -> None:
+        """It lives, and has what was before; viewers would go back in time.  A later epoch is where all go."""
+        for epoch, turned in ((1, []), (2, ["a1"]), (3, ["a1"])):
+            clock = Clock()
+            entry = CatalogueEntry(name=NAME, epoch=epoch, start=0, end=1000, time_ms=0, is_live=True)
+            members = [
+                (Upstream(name=name, endpoint=None), SimpleNamespace(catalogue=catalogue))
+                for name, catalogue in (("a1", {NAME: entry}), ("a2", {}))
+            ]
+            copy = Copy(members[1][0])
+            standby = Standby(copy, members, DEFAULT_TIMINGS, clock)
+            for _ in range(round(RETURN_SECONDS) + 2):
+                standby.check()
+                clock.advance(1)
+            self.assertEqual(turned, copy.turned[:1], epoch)
 
 
 class OtherEpochTests(StandbyTestCase):
