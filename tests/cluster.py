@@ -35,7 +35,7 @@ from twisted.web.client import Agent
 from relay.net.identity import NodeIdentity, read_secret_file
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 HOST = "127.0.0.1"
 LISTEN = f"tcp:{{port}}:interface={HOST}"
 POLL_SECONDS = 0.02
