@@ -48,16 +48,16 @@ class MediaNode(Protocol):
 
 
 class HttpFlvProtocol(TwistedProtocol):
-    """One request, one stream."""
+    """One request, one stream.  ``feed``: of a session that a balancer has announced."""
 
     log = Logger()
     transport: ITCPTransport
 
-    def __init__(self, node: MediaNode, peer: str) -> None:
+    def __init__(self, node: MediaNode, peer: str, feed: SessionFeed | None = None) -> None:
         self.node = node
         self.peer = peer
         self.viewer: Viewer | None = None
-        self.feed: SessionFeed | None = None  # set for a session that a balancer has announced
+        self.feed = feed
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=node.limits.http_head_bytes)
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None

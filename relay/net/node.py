@@ -73,8 +73,8 @@ class Node(MultiService):
         self.drain = Drain(self, clock)
         self.complaints = Complaints(clock)
         self.ports = PortFactory(
-            make_rtmp=lambda peer: RtmpServerProtocol(self, peer),
-            make_http=lambda peer: HttpFlvProtocol(self, peer),
+            make_rtmp=self._make_rtmp,
+            make_http=lambda peer, header: HttpFlvProtocol(self, peer, self._feed(header)),
             limits=settings.limits,
             clock=clock,
             outcomes=self.outcomes,
@@ -83,7 +83,6 @@ class Node(MultiService):
                 self.identity.secret is not None and is_authentic(header, self.identity.secret.key)
             ),
             make_resumed=self._make_resumed,
-            announce=self._announce,
             disown=self._disown,
             complaints=self.complaints,
         )
@@ -105,20 +104,19 @@ class Node(MultiService):
 
     def _make_resumed(self, peer: str, header: ProxyHeader) -> ResumedProtocol | None:
         point = header.tlvs.get(TLV_RESUME)
-        return None if point is None else ResumedProtocol(self, peer, ResumePoint.from_bytes(point))
+        if point is None:
+            return None
+        return ResumedProtocol(self, peer, ResumePoint.from_bytes(point), self._feed(header))
 
-    def _announce(self, protocol: Any, header: ProxyHeader) -> None:
-        """A balancer's session: say what another node would say, and tell it which bytes they are."""
-        seed = header.tlvs.get(TLV_SEED)
-        if seed and isinstance(protocol, RtmpServerProtocol):
-            protocol.seed(seed)
-        feed = self._feed(header)
-        if feed is not None:
-            protocol.feed = feed
+    def _make_rtmp(self, peer: str, header: ProxyHeader | None) -> RtmpServerProtocol:
+        """A balancer's seed makes it say what another node would say."""
+        seed = b"" if header is None else header.tlvs.get(TLV_SEED, b"")
+        return RtmpServerProtocol(self, peer, self._feed(header), seed)
 
-    def _feed(self, header: ProxyHeader) -> SessionFeed | None:
-        balancer = header.tlvs.get(TLV_BALANCER)
-        if balancer is None or header.session_id is None:
+    def _feed(self, header: ProxyHeader | None) -> SessionFeed | None:
+        """What tells a balancer which bytes its session carries."""
+        balancer = None if header is None else header.tlvs.get(TLV_BALANCER)
+        if header is None or balancer is None or header.session_id is None:
             return None
         return SessionFeed(self.control, balancer.decode("latin-1"), header.session_id.hex())
 

@@ -43,11 +43,11 @@ class ResumedProtocol(TwistedProtocol):
     log = Logger()
     transport: Any
 
-    def __init__(self, node: ResumingNode, peer: str, point: ResumePoint) -> None:
+    def __init__(self, node: ResumingNode, peer: str, point: ResumePoint, feed: SessionFeed | None = None) -> None:
         self.node = node
         self.peer = peer
         self.viewer: Viewer | None = None
-        self.feed: SessionFeed | None = None
+        self.feed = feed
         self._point = point
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None

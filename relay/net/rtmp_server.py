@@ -70,29 +70,27 @@ class RtmpServerProtocol(TwistedProtocol):
     Args:
         node: what is allowed and where things are.
         peer: the address that the connection comes from (the viewer's, if a PROXY header told it).
+        feed: of a session that a balancer has announced.
+        seed: what the handshake's random bytes are made from; without it they are new ones.
     """
 
     log = Logger()
     transport: ITCPTransport
 
-    def __init__(self, node: RtmpNode, peer: str) -> None:
+    def __init__(self, node: RtmpNode, peer: str, feed: SessionFeed | None = None, seed: bytes = b"") -> None:
         self.node = node
         self.peer = peer
         self.peer_node: PeerNode | None = None
-        self.session = ServerSession(node.limits, os.urandom(NONCE_BYTES))
+        self.session = ServerSession(node.limits, nonce_from(seed) if seed else os.urandom(NONCE_BYTES))
         self.app = ""
         self.viewer: Viewer | None = None
-        self.feed: SessionFeed | None = None  # set for a session that a balancer has announced
+        self.feed = feed
         self._publications: dict[int, Publication] = {}
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
         self._outcome = ""
         self._heard_at = 0.0
         self._is_neighbour = False
-
-    def seed(self, seed: bytes) -> None:
-        """Make the handshake's random bytes from this, before the connection is made."""
-        self.session = ServerSession(self.node.limits, nonce_from(seed))
 
     # Twisted's side
 

@@ -48,7 +48,6 @@ class PortFactory(Factory):
         make_rtmp, make_http: called with the peer's address "host:port" and, if there was one, the PROXY header.
         trusted: who may send PROXY headers.
         make_resumed: a protocol for a header that says where a session goes on; None if it does not.
-        announce: told of the protocol that speaks after a PROXY header.
         disown: told that nobody will; the connection is closed when what it gives has fired.
         is_authentic: does this header prove the cluster secret?  Then it is believed from anywhere.
         complaints: about bad peers.
@@ -59,15 +58,14 @@ class PortFactory(Factory):
     def __init__(
         self,
         *,
-        make_rtmp: Callable[[str], Protocol],
-        make_http: Callable[[str], Protocol],
+        make_rtmp: Callable[[str, ProxyHeader | None], Protocol],
+        make_http: Callable[[str, ProxyHeader | None], Protocol],
         limits: Limits,
         clock: IReactorTime,
         outcomes: Counter[str],
         trusted: Sequence[Network] = LOOPBACK,
         is_authentic: Callable[[ProxyHeader], bool] = lambda header: False,
         make_resumed: Callable[[str, ProxyHeader], Protocol | None] = lambda peer, header: None,
-        announce: Callable[[Protocol, ProxyHeader], None] = lambda protocol, header: None,
         disown: Callable[[ProxyHeader], Deferred[None] | None] = lambda header: None,
         complaints: Complaints | None = None,
     ) -> None:
@@ -79,7 +77,6 @@ class PortFactory(Factory):
         self.complaints = complaints or Complaints(clock)
         self.is_authentic = is_authentic
         self.make_resumed = make_resumed
-        self.announce = announce
         self.disown = disown
         self.connections: set[SniffingProtocol] = set()
         self.undecided = 0
@@ -192,7 +189,7 @@ class SniffingProtocol(Protocol):
         data, self._unread = self._unread + data, b""
         first = data[0]
         if first == RTMP_VERSION:
-            self._speak(self.ports.make_rtmp(self._peer), data)
+            self._speak(self.ports.make_rtmp(self._peer, self._header), data)
         elif self._header is None and first in b"\r\nP" and self._may_be_proxy(data):
             if V1_PREFIX.startswith(data) and data != V1_PREFIX:
                 self._unread = data  # POST begins like that, too
@@ -202,7 +199,7 @@ class SniffingProtocol(Protocol):
             if not is_more and (self._unread or self._proxy is not None):  # most headers come in one piece
                 self._restart_deadline(self.ports.limits.proxy_header_seconds)
         elif 0x41 <= first <= 0x5A:  # a method letter
-            self._speak(self.ports.make_http(self._peer), data)
+            self._speak(self.ports.make_http(self._peer, self._header), data)
         else:
             self._refuse("bad_first_byte")
 
@@ -258,8 +255,6 @@ class SniffingProtocol(Protocol):
     def _speak(self, inner: Protocol, data: bytes) -> None:
         self._decided()
         self._inner = inner
-        if self._header is not None:
-            self.ports.announce(inner, self._header)
         inner.makeConnection(self.transport)
         if data:
             inner.dataReceived(data)

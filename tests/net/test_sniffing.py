@@ -43,8 +43,8 @@ class Port:
         self.spoken: list[tuple[str, str, Recorder]] = []
         trusted = changes.pop("trusted", LOOPBACK)
         self.factory = PortFactory(
-            make_rtmp=lambda peer: self._speak("rtmp", peer),
-            make_http=lambda peer: self._speak("http", peer),
+            make_rtmp=lambda peer, header: self._speak("rtmp", peer),
+            make_http=lambda peer, header: self._speak("http", peer),
             limits=attrs.evolve(DEFAULT_LIMITS, **changes),
             clock=self.clock,
             outcomes=self.outcomes,
