@@ -86,7 +86,7 @@ class PortableViewer(ViewerConnection):
         if self.pair is None:
             self._begin()
         else:
-            self._balancer.moves.add(lambda: self._resume(point, lost), -1 if point is None else point.offset)
+            self._look_in_turn(point, lost)
 
     def forsake(self) -> None:
         """The other process has it."""

@@ -227,6 +227,10 @@ class ViewerConnection(LegProtocol):
         self.pair.detach_backend()
         self._wanted = point, lost
         self._balancer.sessions_moved += 1
+        self._look_in_turn(point, lost)
+
+    def _look_in_turn(self, point: ResumePoint | None, lost: Backend[IStreamClientEndpoint] | None) -> None:
+        """Those who are furthest behind go first, and before them those who have no position yet."""
         self._balancer.moves.add(lambda: self._resume(point, lost), -1 if point is None else point.offset)
 
     def said(self, backend: str, name: str, values: list[Any]) -> None:
@@ -272,18 +276,14 @@ class ViewerConnection(LegProtocol):
         while self._outcome is None:
             backend = balancer.pool.pick(self.host, balancer.options.pin, without=tried)
             if backend is not None:
-                connection = await self._dial(backend, point)
-                if connection is not None:
-                    self._join(backend, connection, point)
+                if await self._try(backend, point):
                     return
                 tried.append(backend)
                 continue
-            if lost is not None and lost in tried and lost.state is BackendState.DRAINING:
-                tried.remove(lost)  # nobody else is to be had; the one that it has left for its good serves on
-                connection = await self._dial(lost, point)
-                if connection is not None:
-                    self._join(lost, connection, point)
-                    return
+            # Nobody else is to be had: one that was left for the viewer's good serves on.
+            left = [backend for backend in tried if backend is lost and backend.state is BackendState.DRAINING]
+            if left and await self._try(left[0], point):
+                return
             tried.clear()
             hold_until = hold_until or balancer.clock.seconds() + balancer.options.hold_seconds
             await self._wait(hold_until)
@@ -294,6 +294,13 @@ class ViewerConnection(LegProtocol):
             self._watch.be_impatient()
         if self._outcome is None and not await self._balancer.waiting.wait(until):
             self.close("no_backend")
+
+    async def _try(self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None) -> bool:
+        """Join this backend if it can be had."""
+        connection = await self._dial(backend, point)
+        if connection is not None:
+            self._join(backend, connection, point)
+        return connection is not None
 
     async def _dial(
         self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None

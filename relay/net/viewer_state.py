@@ -1,6 +1,7 @@
 """What one process must know of a viewer that another has served so far: all of it, nothing recomputed.
 
-Owns the record and its form on the wire.  Made and used by :mod:`relay.net.portable`.
+Owns the record and its form on the wire.  Made and used by :mod:`relay.net.portable_viewer` and
+:mod:`relay.net.portable_pair`.
 """
 
 from __future__ import annotations
