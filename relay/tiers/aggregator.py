@@ -19,7 +19,16 @@ from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts, ReadMode
 from relay.net.timings import DEFAULT_TIMINGS, Timings
-from relay.tiers.options import DRAIN_SECONDS, MediaOptions, client_endpoint, keep_options, positive, run_node, serve
+from relay.tiers.options import (
+    DRAIN_SECONDS,
+    MediaOptions,
+    client_endpoint,
+    keep_options,
+    named,
+    positive,
+    run_node,
+    serve,
+)
 from relay.tiers.patience import UpstreamOptions
 from relay.tiers.views import MediaNodeView
 
@@ -50,12 +59,10 @@ class Options(MediaOptions, UpstreamOptions):
 
     def opt_pair(self, pair: str) -> None:
         """NAME=ENDPOINT,ENDPOINT: a pair's distributors, the preferred first (a=tcp:host1:1935,tcp:host2:1935)."""
-        name, equals, endpoints = pair.partition("=")
+        name, endpoints = named("--pair", pair, "NAME=ENDPOINT,ENDPOINT", self["pairs"])
         members = endpoints.split(",")
-        if not equals or not name or not all(members):
+        if not all(members):
             raise usage.UsageError(f"--pair {pair!r} is not NAME=ENDPOINT,ENDPOINT")
-        if any(name == other for other, _ in self["pairs"]):
-            raise usage.UsageError(f"--pair {name} is given twice")
         self["pairs"].append((name, members))
 
     def postOptions(self) -> None:

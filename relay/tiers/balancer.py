@@ -25,7 +25,7 @@ from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.net.succession import Succession, SuccessionOptions
 from relay.net.timings import DEAD_SECONDS
-from relay.tiers.options import client_endpoint, not_negative, positive, run_node, serve
+from relay.tiers.options import client_endpoint, named, not_negative, positive, run_node, serve
 from relay.tiers.patience import DEAD_MS
 from relay.tiers.peering import PeerOptions, make_neighbourhood
 from relay.tiers.succeeding import HandoverOptions, end_process
@@ -75,12 +75,7 @@ class Options(PeerOptions, HandoverOptions):
 
     def opt_aggregator(self, aggregator: str) -> None:
         """NAME=ENDPOINT of an aggregator (agg1=tcp:host:1935). May be repeated."""
-        name, equals, endpoint = aggregator.partition("=")
-        if not equals or not name or not endpoint:
-            raise usage.UsageError(f"--aggregator {aggregator!r} is not NAME=ENDPOINT")
-        if any(name == other for other, _ in self["aggregators"]):
-            raise usage.UsageError(f"--aggregator {name} is given twice")
-        self["aggregators"].append((name, endpoint))
+        self["aggregators"].append(named("--aggregator", aggregator, "NAME=ENDPOINT", self["aggregators"]))
 
     def postOptions(self) -> None:
         super().postOptions()

@@ -9,8 +9,6 @@ finds a plugin's: tiers do not import each other.
 
 from __future__ import annotations
 
-import atexit
-import os
 import shutil
 import sys
 import tempfile
@@ -40,7 +38,7 @@ from relay.net.publisher import PublisherService
 from relay.net.rtmp_client import ClientSettings
 from relay.tiers.clusterfile import LOCALHOST, ClusterSpec, NodeSpec, default_cluster, load
 from relay.tiers.endpoints import Endpoint, parse_server_endpoint
-from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, refuse, server_endpoint
+from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, end_with, refuse, server_endpoint
 from relay.tiers.supervise import Supervisor
 
 COMMAND = "relay"
@@ -180,23 +178,8 @@ class Cluster(MultiService):
     def _refused(self, name: str, why: str) -> None:
         """A node can't start, so the cluster doesn't either."""
         self.log.critical("{name} can't start: {why}", name=name, why=why)
-        end_with(f"{COMMAND}: {name} can't start: {why}")
+        end_with(EXIT_CONFIG, f"{COMMAND}: {name} can't start: {why}")
         self._reactor.stop()
-
-
-def end_with(line: str) -> None:
-    """Make ``line`` the last one on standard error, and the exit status that of a configuration error.
-
-    ``twistd`` has no way to say a status once it runs, and writes standard error to its log.  So it ends as it always
-    does, and then this happens.
-    """
-
-    def end() -> NoReturn:
-        sys.stdout.flush()
-        os.write(2, line.encode() + b"\n")
-        os._exit(EXIT_CONFIG)
-
-    atexit.register(end)
 
 
 def make_member(node: NodeSpec, reactor: Any) -> Member:

@@ -5,6 +5,8 @@ Owns the parsing of endpoints, secrets and networks.  The tiers' ``Options`` der
 
 from __future__ import annotations
 
+import atexit
+import os
 import resource
 import signal
 import sys
@@ -49,6 +51,23 @@ def refuse(command: str, error: object) -> NoReturn:
     raise SystemExit(EXIT_CONFIG)
 
 
+def end_with(status: int, line: str = "") -> None:
+    """Make ``status`` that of this process when it ends, and ``line`` the last one on standard error.
+
+    ``twistd`` has no way to say a status once it runs, and writes standard error to its log.  So it ends as it always
+    does, and then this happens.
+    """
+
+    def end() -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if line:
+            os.write(2, line.encode() + b"\n")
+        os._exit(status)
+
+    atexit.register(end)
+
+
 def number(option: str, is_good: Callable[[float], bool], words: str) -> Callable[[str], float]:
     """A coercion for usage.Options, whose message names the option and the value."""
 
@@ -72,6 +91,20 @@ def positive(option: str) -> Callable[[str], float]:
 def not_negative(option: str) -> Callable[[str], float]:
     """A finite number, zero or above."""
     return number(option, lambda value: 0 <= value < inf, "0 or more")
+
+
+def named(option: str, text: str, form: str, taken: Sequence[tuple[str, Any]]) -> tuple[str, str]:
+    """``NAME=SOMETHING``: a name that is not taken, and what it stands for.
+
+    Raises:
+        usage.UsageError: it is not of this form, or the name is taken.
+    """
+    name, _, rest = text.partition("=")
+    if not name or not rest:
+        raise usage.UsageError(f"{option} {text!r} is not {form}")
+    if any(name == other for other, _ in taken):
+        raise usage.UsageError(f"{option} {name} is given twice")
+    return name, rest
 
 
 def keep_options(seconds: float, megabytes: float) -> LogOptions:

@@ -14,7 +14,7 @@ from relay.admin.views import Health
 from relay.net.addresses import AddressWatch
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import NodeSettings
-from relay.tiers.options import NodeOptions, client_endpoint, server_endpoint
+from relay.tiers.options import NodeOptions, client_endpoint, named, server_endpoint
 
 
 class PeerOptions(NodeOptions):
@@ -32,12 +32,7 @@ class PeerOptions(NodeOptions):
     def opt_peer(self, peer: str) -> None:
         """NAME=ENDPOINT of another balancer's --peer-listen (lb2=tcp:host:1937): when its address comes here, so do its
         viewers (needs CAP_NET_RAW). May be repeated."""
-        name, equals, endpoint = peer.partition("=")
-        if not equals or not name or not endpoint:
-            raise usage.UsageError(f"--peer {peer!r} is not NAME=ENDPOINT")
-        if any(name == other for other, _ in self["peers"]):
-            raise usage.UsageError(f"--peer {name} is given twice")
-        self["peers"].append((name, endpoint))
+        self["peers"].append(named("--peer", peer, "NAME=ENDPOINT", self["peers"]))
 
     def postOptions(self) -> None:
         super().postOptions()

@@ -5,15 +5,12 @@ Composition only; what runs is :mod:`relay.net.succession`.
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
 from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 
 from relay.net.succession import SuccessionOptions
-from relay.tiers.options import NodeOptions, not_negative
+from relay.tiers.options import NodeOptions, end_with, not_negative
 
 EXIT_NOT_TAKEN_OVER = 1  # a supervisor may try again
 
@@ -42,14 +39,8 @@ class HandoverOptions(NodeOptions):
 def end_process(reactor: Any, why: str | None) -> None:
     """Stop, with exit status 0 when all is done, 1 when a take-over has failed (``why``)."""
     if why is not None:
-        atexit.register(_exit_not_taken_over)  # twistd knows no other way to a status of its own
+        end_with(EXIT_NOT_TAKEN_OVER)
     try:
         reactor.stop()
     except ReactorNotRunning:
         pass  # it stops already
-
-
-def _exit_not_taken_over() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_NOT_TAKEN_OVER)
