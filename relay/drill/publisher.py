@@ -18,37 +18,27 @@ from relay.drill.stamps import headers, stamped
 from relay.limits import DEFAULT_LIMITS
 from relay.names import StreamName
 from relay.net.failover import Backoff, FailoverFactory, Upstream
-from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
-from relay.rtmp.events import Event, PublishStarted, StatusReceived
+from relay.net.publisher import PublishingProtocol
+from relay.net.rtmp_client import ClientSettings
 from relay.rtmp.media import describe
 from relay.rtmp.messages import MediaMessage, MessageType
 
 RETRY_SECONDS = 0.5  # at the most
 
 
-class _Encoder(RtmpClientProtocol):
+class _Encoder(PublishingProtocol):
     """One connection."""
 
     def __init__(self, settings: ClientSettings, owner: StampedPublisher) -> None:
-        super().__init__(settings, owner.stream.app, f"rtmp://{owner.host}/{owner.stream.app}")
+        super().__init__(settings, owner.host, owner.stream)
         self._owner = owner
-        self._message_stream_id = 0
 
-    def created(self, message_stream_id: int) -> None:
-        self._message_stream_id = message_stream_id
-        self.session.publish(message_stream_id, self._owner.stream.name)
-
-    def received(self, event: Event) -> None:
-        if isinstance(event, PublishStarted):
-            self.is_ready()
-            self._owner.connected(self)
-        elif isinstance(event, StatusReceived) and event.level == "error":
-            self.log.warn("publish refused: {why}", why=event.description[:200])
-            self.give_up(event.code)
+    def accepted_publish(self) -> None:
+        self._owner.connected(self)
 
     def send(self, messages: list[MediaMessage]) -> None:
         for message in messages:
-            self.session.send_media(self._message_stream_id, message)
+            self.session.send_media(self.message_stream_id, message)
         self.flush()
 
     def over(self, outcome: str) -> None:

@@ -72,30 +72,44 @@ class FlvLoop:
         return MediaMessage(message.message_type, due & 0xFFFFFFFF, message.payload)
 
 
-class _PublishingProtocol(RtmpClientProtocol):
-    """One connection that publishes."""
+class PublishingProtocol(RtmpClientProtocol):
+    """One connection that publishes.  Subclasses override ``accepted_publish`` and send on ``message_stream_id``."""
 
-    def __init__(self, settings: ClientSettings, owner: PublisherService, upstream: Upstream) -> None:
-        super().__init__(settings, owner.stream.app, f"rtmp://{upstream.name}/{owner.stream.app}")
-        self._owner = owner
-        self._loop = FlvLoop(owner.flv, owner.turns)
-        self._started_at = 0.0
-        self._message_stream_id = 0
-        self._timer: IDelayedCall | None = None
+    def __init__(self, settings: ClientSettings, host: str, stream: StreamName) -> None:
+        super().__init__(settings, stream.app, f"rtmp://{host}/{stream.app}")
+        self.message_stream_id = 0
+        self._name = stream.name
+
+    def accepted_publish(self) -> None:
+        """The server takes the stream."""
 
     def created(self, message_stream_id: int) -> None:
-        self._message_stream_id = message_stream_id
-        self.session.publish(message_stream_id, self._owner.stream.name)
+        self.message_stream_id = message_stream_id
+        self.session.publish(message_stream_id, self._name)
 
     def received(self, event: Event) -> None:
         if isinstance(event, PublishStarted):
             self.is_ready()
-            self._owner.factory.media_arrived()
-            self._started_at = self.settings.clock.seconds()
-            self._send_due()
+            self.accepted_publish()
         elif isinstance(event, StatusReceived) and event.level == "error":
             self.log.warn("publish refused: {why}", why=event.description[:200])
             self.give_up(event.code)
+
+
+class _LoopingProtocol(PublishingProtocol):
+    """Publishes the clip of a :class:`PublisherService`."""
+
+    def __init__(self, settings: ClientSettings, owner: PublisherService, upstream: Upstream) -> None:
+        super().__init__(settings, upstream.name, owner.stream)
+        self._owner = owner
+        self._loop = FlvLoop(owner.flv, owner.turns)
+        self._started_at = 0.0
+        self._timer: IDelayedCall | None = None
+
+    def accepted_publish(self) -> None:
+        self._owner.factory.media_arrived()
+        self._started_at = self.settings.clock.seconds()
+        self._send_due()
 
     def over(self, outcome: str) -> None:
         if self._timer is not None and self._timer.active():
@@ -106,7 +120,7 @@ class _PublishingProtocol(RtmpClientProtocol):
         clock = self.settings.clock
         now_ms = (clock.seconds() - self._started_at) * 1000
         while not self._loop.is_over and self._loop.peek_ms() <= now_ms + LOOK_AHEAD_MS:
-            self.session.send_media(self._message_stream_id, self._loop.take())
+            self.session.send_media(self.message_stream_id, self._loop.take())
         due_ms = self._loop.peek_ms()
         self.flush()
         call = self._finish if self._loop.is_over else self._send_due
@@ -114,7 +128,7 @@ class _PublishingProtocol(RtmpClientProtocol):
 
     def _finish(self) -> None:
         """The last message is sent, and its time is over."""
-        self.session.close_stream(self._message_stream_id)
+        self.session.close_stream(self.message_stream_id)
         self.flush()
         self._owner.finish()
         if self.transport is not None:
@@ -145,7 +159,7 @@ class PublisherService(Service):
         self._when_finished: list[Deferred[None]] = []
         upstreams = [Upstream(name=origin, endpoint=endpoint) for origin, endpoint in endpoints]
         self.factory = FailoverFactory(
-            upstreams, lambda upstream: _PublishingProtocol(settings, self, upstream), settings.clock
+            upstreams, lambda upstream: _LoopingProtocol(settings, self, upstream), settings.clock
         )
 
     def startService(self) -> None:
