@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from relay.net.balancing import BalancerFactory
@@ -161,7 +160,6 @@ class Giving(FrameProtocol):
         self.pid = 0
         self._giver = giver
         self._known: frozenset[str] = frozenset()
-        self._timer: IDelayedCall | None = None
         self._unsaid: Iterator[ViewerState] = iter(())
         self._count = 0
 
@@ -236,7 +234,7 @@ class Giving(FrameProtocol):
     def _end(self, why: str) -> None:
         stage, self.stage = self.stage, Stage.OVER
         self._is_over = True
-        self._stop_timer()
+        self.stop_timer()
         giver = self._giver
         if giver.current is not self:
             return
@@ -303,7 +301,7 @@ class Giving(FrameProtocol):
         return bool(self._count)
 
     def _commit(self, _: dict[str, Any]) -> None:
-        self._stop_timer()
+        self.stop_timer()
         self.stage = Stage.GIVEN
         self._giver.forsake()
 
@@ -311,14 +309,4 @@ class Giving(FrameProtocol):
         self._giver.aggregator_lost(values["name"])
 
     def _within(self, seconds: float) -> None:
-        self._stop_timer()
-        self._timer = self._giver.reactor.callLater(seconds, self._too_late, seconds)
-
-    def _too_late(self, seconds: float) -> None:
-        self._timer = None
-        self.call_off(f"it has taken more than {seconds:g} s")
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        self.set_timer(self._giver.reactor, seconds, self.call_off, f"it has taken more than {seconds:g} s")

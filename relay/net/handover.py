@@ -60,11 +60,11 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
-from twisted.internet.interfaces import IFileDescriptorReceiver, IPullProducer
+from twisted.internet.interfaces import IDelayedCall, IFileDescriptorReceiver, IPullProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -169,6 +169,7 @@ class FrameProtocol(Protocol):
     def __init__(self) -> None:
         self._reader = FrameReader()
         self._is_over = False
+        self._timer: IDelayedCall | None = None
 
     def heard(self, frame: Frame) -> None:
         """The other process says something.
@@ -193,6 +194,22 @@ class FrameProtocol(Protocol):
             self.transport.write(data)
         for descriptor in rest:
             self.transport.sendFileDescriptor(descriptor)
+
+    def set_timer(self, clock: IReactorTime, seconds: float, late: Callable[[str], None], words: str) -> None:
+        """Call ``late`` with these words then; there is one timer."""
+
+        def call() -> None:
+            self._timer = None
+            late(words)
+
+        self.stop_timer()
+        self._timer = clock.callLater(seconds, call)
+
+    def stop_timer(self) -> None:
+        """It is in time, or it does not matter any more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def read_frames(self) -> None:
         """Hear what has come whole."""

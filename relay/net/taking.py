@@ -14,7 +14,7 @@ from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
 from relay.errors import RelayError
@@ -79,7 +79,6 @@ class Taker(FrameProtocol):
         self._ports = ports
         self._taken = taken
         self._failed = failed
-        self._timer: IDelayedCall | None = None
         self._since: dict[str, float] = {}
         self._kept: list[tuple[str, str, list[Any], Deferred[None]]] = []
         self._asked: dict[int, Deferred[None]] = {}
@@ -223,7 +222,7 @@ class Taker(FrameProtocol):
     def _go_on(self) -> None:
         """They are ours."""
         self.stage = Stage.TAKEN
-        self._stop_timer()
+        self.stop_timer()
         came, self._came = self._came, []
         count = sum(self._adopt(viewer, state) for viewer, state in came)
         self._ports.open()
@@ -283,7 +282,7 @@ class Taker(FrameProtocol):
         if self.stage in (Stage.TAKEN, Stage.OVER, Stage.FAILED):
             return
         self.stage = Stage.FAILED
-        self._stop_timer()
+        self.stop_timer()
         self._kept.clear()
         for _, state in self._came:
             close_all(state.to_wire()[1])
@@ -296,17 +295,10 @@ class Taker(FrameProtocol):
         self._failed(why)
 
     def _within(self, seconds: float, words: str) -> None:
-        self._stop_timer()
-        self._timer = self._reactor.callLater(seconds, self._too_late, words)
+        self.set_timer(self._reactor, seconds, self._too_late, words)
 
     def _too_late(self, words: str) -> None:
-        self._timer = None
         self._give_up(words + ", ".join(self._missing()) if self.stage is Stage.GREETED else words)
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     def _close_pidfd(self) -> None:
         if self._greeting.pidfd >= 0:
