@@ -110,25 +110,22 @@ class MediaNodeView:
 
     def _metrics(self) -> Iterator[Metric]:
         yield Metric(name="connections_closed", help=OUTCOMES, values=self._node.outcomes, label="outcome")
-        yield Metric(
-            name="viewers_waiting",
-            help="Viewers that wait for a stream which is not there yet.",
-            values={"": self._node.hub.waiting},
-            is_counter=False,
+        yield _gauge(
+            "viewers_waiting",
+            "Viewers that wait for a stream which is not there yet.",
+            {"": self._node.hub.waiting},
         )
         remaining = self._node.drain.remaining()
-        yield Metric(
-            name="draining",
-            help="1 while the node drains: its readers are asked to go elsewhere.",
-            values={"": float(bool(self._node.drain.why))},
-            is_counter=False,
+        yield _gauge(
+            "draining",
+            "1 while the node drains: its readers are asked to go elsewhere.",
+            {"": float(bool(self._node.drain.why))},
         )
-        yield Metric(
-            name="readers",
-            help="Connections by what becomes of them when the node drains: sessions and copies move, others stay.",
-            values={"session": remaining.sessions, "copy": remaining.copies, "other": remaining.others},
+        yield _gauge(
+            "readers",
+            "Connections by what becomes of them when the node drains: sessions and copies move, others stay.",
+            {"session": remaining.sessions, "copy": remaining.copies, "other": remaining.others},
             label="kind",
-            is_counter=False,
         )
         streams = list(self._node.hub)
         yield Metric(
@@ -174,28 +171,26 @@ def _upstream_view(gatherer: Gatherer, link: ControlLink) -> LinkView:
 
 def upstream_metrics(gatherers: Sequence[Gatherer]) -> list[Metric]:
     """Of a node that copies: who is read, and who is how far."""
-    up = [(gatherer, link) for gatherer in gatherers for link in gatherer.links if link.state == "up"]
+    links = [(gatherer, link) for gatherer in gatherers for link in gatherer.links]
+    leads = {link.shown: gatherer.lead_ms(link) for gatherer, link in links if link.state == "up"}
     return [
-        Metric(
-            name="upstream_streams",
-            help="Streams that are read from each upstream now.",
-            values={link.shown: gatherer.reads_from(link) for gatherer in gatherers for link in gatherer.links},
+        _gauge(
+            "upstream_streams",
+            "Streams that are read from each upstream now.",
+            {link.shown: gatherer.reads_from(link) for gatherer, link in links},
             label="upstream",
-            is_counter=False,
         ),
-        Metric(
-            name="upstream_ahead_ms",
-            help="Media time that an upstream has and this node has not yet, of all streams the most.",
-            values={link.shown: gatherer.lead_ms(link)[0] for gatherer, link in up},
+        _gauge(
+            "upstream_ahead_ms",
+            "Media time that an upstream has and this node has not yet, of all streams the most.",
+            {name: ahead for name, (ahead, _) in leads.items()},
             label="upstream",
-            is_counter=False,
         ),
-        Metric(
-            name="upstream_behind_ms",
-            help="Media time that this node has and an upstream has not yet (standby lag), of all streams the most.",
-            values={link.shown: gatherer.lead_ms(link)[1] for gatherer, link in up},
+        _gauge(
+            "upstream_behind_ms",
+            "Media time that this node has and an upstream has not yet (standby lag), of all streams the most.",
+            {name: behind for name, (_, behind) in leads.items()},
             label="upstream",
-            is_counter=False,
         ),
     ]
 
@@ -270,12 +265,11 @@ class BalancerView:
                 help="Sessions that were lost with their aggregator, because where to go on was not known exactly.",
                 values={"": self._factory.sessions_cut},
             ),
-            Metric(
-                name="aggregator_viewers",
-                help="Viewers spliced to each aggregator.",
-                values={backend.name: backend.viewers for backend in backends},
+            _gauge(
+                "aggregator_viewers",
+                "Viewers spliced to each aggregator.",
+                {backend.name: backend.viewers for backend in backends},
                 label="aggregator",
-                is_counter=False,
             ),
             *([] if self._neighbourhood is None else peer_metrics(self._neighbourhood)),
         ]
@@ -285,25 +279,22 @@ def peer_metrics(neighbourhood: Neighbourhood) -> list[Metric]:
     """Of a balancer that shares a virtual IP."""
     links = neighbourhood.links
     return [
-        Metric(
-            name="peer_up",
-            help="1 while the other balancer of the virtual IP answers.",
-            values={link.name: link.state == "up" for link in links},
+        _gauge(
+            "peer_up",
+            "1 while the other balancer of the virtual IP answers.",
+            {link.name: link.state == "up" for link in links},
             label="peer",
-            is_counter=False,
         ),
-        Metric(
-            name="peer_viewers",
-            help="Viewers that the other balancer has told of; kept when it is lost.",
-            values={link.name: len(link.viewers) for link in links},
+        _gauge(
+            "peer_viewers",
+            "Viewers that the other balancer has told of; kept when it is lost.",
+            {link.name: len(link.viewers) for link in links},
             label="peer",
-            is_counter=False,
         ),
-        Metric(
-            name="gives_way",
-            help="1 while this balancer can serve nobody and another may: keepalived's check then lets the address go.",
-            values={"": neighbourhood.gives_way},
-            is_counter=False,
+        _gauge(
+            "gives_way",
+            "1 while this balancer can serve nobody and another may: keepalived's check then lets the address go.",
+            {"": neighbourhood.gives_way},
         ),
         Metric(
             name="viewers_reset",
@@ -324,6 +315,11 @@ def balancer_health(factory: BalancerFactory) -> Health:
     if not factory.pool.has_usable(factory.options.pin):
         return _health("down", why)
     return _health("degraded" if why else "normal", why)
+
+
+def _gauge(name: str, words: str, values: Mapping[str, float], label: str | None = None) -> Metric:
+    """A number that goes up and down."""
+    return Metric(name=name, help=words, values=values, label=label, is_counter=False)
 
 
 def _why(backend: Backend[Any]) -> str:
