@@ -115,8 +115,9 @@ class BackendPool(Generic[EndpointT]):
             usable = [backend for backend in self._usable(None) if backend not in without]
         if not usable:
             return None
-        best = min(self._order(backend) for backend in usable)
-        candidates = [backend for backend in usable if self._order(backend) == best]
+        orders = [self._order(backend) for backend in usable]
+        best = min(orders)
+        candidates = [backend for backend, order in zip(usable, orders, strict=True) if order == best]
         picked = self._choose(candidates, client_address)
         if picked.connect_failures:
             picked.retry_at = now + LAST_RETRY_SECONDS  # what this try finds out comes sooner than that

@@ -120,7 +120,8 @@ class Gatherer:
         """Once a second: is another member to be read?  Is a stream gone for good?"""
         for standby in self._standbys.values():
             standby.check()
-        self._hear_again()
+        for name, replica in self.replicas.items():
+            self._hear(name, replica)  # whose word counts may have changed since it was said
         self._drop_gone()
 
     def lead_ms(self, link: ControlLink) -> tuple[int, int]:
@@ -203,21 +204,20 @@ class Gatherer:
 
     def _adopt(self, link: ControlLink) -> None:
         """Copy what the member lists; what it lists again is asked for at once."""
-        for name, entry in link.catalogue.items():
+        for name in link.catalogue:
             replica = self.replicas.get(name)
             if replica is None and name.matches(self._patterns):
                 replica = self._begin(name)
-            if replica is not None and _hears(replica, link):
-                replica.set_live(entry.is_live)
+            if replica is not None:
+                self._hear(name, replica)
         self._wake_listed(link)
 
-    def _hear_again(self) -> None:
-        """Whose word counts may have changed since it was said: that of a member that was only asked, for instance."""
-        for name, replica in self.replicas.items():
-            heard = [link for link in self.links if link.state == "up" and _hears(replica, link)]
-            said = [link.catalogue[name].is_live for link in heard if name in link.catalogue]
-            if said:
-                replica.set_live(any(said))
+    def _hear(self, name: StreamName, replica: Replica) -> None:
+        """Is the stream live, as those say whose word counts?"""
+        heard = [link for link in self.links if link.state == "up" and _hears(replica, link)]
+        said = [link.catalogue[name].is_live for link in heard if name in link.catalogue]
+        if said:
+            replica.set_live(any(said))
 
     def _wake_listed(self, link: ControlLink) -> None:
         before, listed = self._listed[link.name], set(link.catalogue)
