@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 from relay.drill.judge import Findings
 from relay.drill.publisher import StampedPublisher
-from relay.drill.report import Row
+from relay.drill.report import Row, unbroken
 from relay.drill.viewers import Audience, NobodyServed, Viewer
 from relay.names import StreamName
 
@@ -74,15 +74,7 @@ class Watch:
             self._audience.empty()
             if self._publisher is not None and self._publisher.running:
                 await self._publisher.stopService()
-        return Row(
-            node="-",
-            fault="yours",
-            promise="nothing is seen",
-            viewers=self._size,
-            cut=self._cut_count,
-            found=self._found,
-            seconds_to_normal=0.0,
-        )
+        return unbroken("yours", self._size, self._cut_count, self._found)
 
     async def _look(self) -> None:
         cut, found = self._audience.take()

@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from relay.drill.faults import FAULTS, Fault
 from relay.drill.publisher import StampedPublisher
-from relay.drill.report import Promise, Row
+from relay.drill.report import Promise, Row, unbroken
 from relay.drill.rig import STREAMS, Rig, RigFailed
 from relay.drill.viewers import Audience
 from relay.errors import RelayError
@@ -139,15 +139,7 @@ class Drill:
 
     def _unbroken(self, word: str) -> Row:
         cut, found = self._audience.take()
-        return Row(
-            node="-",
-            fault=word,
-            promise="nothing is seen",
-            viewers=len(self._audience.viewers) + cut,
-            cut=cut,
-            found=found,
-            seconds_to_normal=0.0,
-        )
+        return unbroken(word, len(self._audience.viewers) + cut, cut, found)
 
     async def _prepare(self, step: Step) -> None:
         """Preferred distributors are read, viewers are in every seat and at both aggregators: each has something to

@@ -90,6 +90,19 @@ class Row:
         }
 
 
+def unbroken(fault: str, viewers: int, cut: int, found: Findings) -> Row:
+    """A row of no node: nothing is broken, or its operator breaks it; nothing must be seen."""
+    return Row(
+        node="-",
+        fault=fault,
+        promise="nothing is seen",
+        viewers=viewers,
+        cut=cut,
+        found=found,
+        seconds_to_normal=0.0,
+    )
+
+
 def heading() -> str:
     """The names of the columns."""
     return _line([name for name, _ in COLUMNS])

@@ -134,9 +134,10 @@ class Viewer:
         return HostnameEndpoint(self._reactor, self.host, self.port).connect(factory)
 
     @property
-    def is_unconnected(self) -> bool:
-        """Has it no connection yet?"""
-        return self._player is None or self._player.transport is None
+    def is_waiting(self) -> bool:
+        """Is it connected, and has had no frame yet?"""
+        is_connected = self._player is not None and self._player.transport is not None and self.outcome is None
+        return is_connected and not self.judge.has_begun
 
     def leave(self) -> None:
         """Of its own will."""
@@ -204,16 +205,15 @@ class Audience:
     async def until_served(self, seconds: float) -> float | None:
         """Try to watch, again and again; the seconds until somebody had a frame, or ``None``."""
         began = self._reactor.seconds()
+        deadline = began + seconds
         stream, protocol = self._seats[0]
-        while self._reactor.seconds() < began + seconds:
+        while self._reactor.seconds() < deadline:
             viewer = Viewer(self._reactor, self._host, self._port, stream, protocol, lambda _: None)
             try:
                 await viewer.connect().addTimeout(1.0, self._reactor)
             except Exception as error:  # endpoints fail in many ways; each means: not yet
                 self.log.debug("not served yet: {error!r}", error=error)
-            while viewer.outcome is None and not viewer.judge.has_begun and self._reactor.seconds() < began + seconds:
-                if viewer.is_unconnected:
-                    break
+            while viewer.is_waiting and self._reactor.seconds() < deadline:
                 await deferLater(self._reactor, LOOK_SECONDS)
             viewer.leave()
             if viewer.judge.has_begun:
