@@ -12,12 +12,13 @@ differ, for good.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import attrs
@@ -34,6 +35,9 @@ from relay.rtmp.media import describe
 
 READ_BYTES = 256 << 10
 PREFIX_BYTES = 64  # of a keyframe, looked for in a viewer's first bytes; its timestamp is among them
+REFERENCE_SECONDS = 2.0  # until the reference has a keyframe
+JOIN_SECONDS = 60.0  # for the whole crowd to be there and compared
+SETTLE_SECONDS = 3.0
 PREAMBLE_BYTES = 4 << 20  # a viewer that has had this much without a keyframe that the reference knows has failed
 
 
@@ -76,6 +80,18 @@ class Reference:
             self.failure = str(error)
 
 
+def sort_failures(failures: Mapping[str, int]) -> tuple[int, int]:
+    """How many were cut, and how many got wrong bytes."""
+    cut = sum(count for why, count in failures.items() if why.startswith("cut"))
+    return cut, sum(failures.values()) - cut
+
+
+def allow_descriptors() -> None:
+    """As many as this process may have: each viewer is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @attrs.define(eq=False)
 class Member:
     """One viewer of the crowd."""
@@ -115,6 +131,22 @@ class Crowd:
             connection.sendall(f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
         self.members[connection.fileno()] = member
         self._epoll.register(connection.fileno(), select.EPOLLIN)
+
+    def fill(self, count: int, say: Callable[[str], None]) -> None:
+        """So many join, two in turn to each aggregator, so that both have viewers of both kinds; until all watch.
+
+        Raises:
+            ViewerFailed: not all do.
+        """
+        self.run(REFERENCE_SECONDS)
+        for number in range(count):
+            self.join(number // 2 + number % 2)
+            self.run(0.001)
+            if number % 500 == 499:
+                say(f"{number + 1} viewers are there")
+        if not self.run(JOIN_SECONDS, lambda: all(member.offset >= 0 for member in self.members.values())):
+            raise ViewerFailed("not all viewers have joined")
+        self.run(SETTLE_SECONDS)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Read for so long, or until something is so; whether it became so."""

@@ -10,10 +10,8 @@ distributors has it.  See benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -24,7 +22,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import attrs
-from crowd import Crowd, Reference
+from crowd import Crowd, Reference, allow_descriptors, sort_failures
 from figures import spread, table
 from nodes import Cluster, ClusterFailed, running_cluster
 from viewers import ViewerFailed, first_video_frame
@@ -37,8 +35,6 @@ from relay.rtmp.messages import MediaMessage, MessageType
 from relay.tiers.supervise import child_environment
 
 FAULTS = {"kill": signal.SIGKILL, "hang": signal.SIGSTOP, "term": signal.SIGTERM}
-JOIN_SECONDS = 60.0  # for the whole crowd to be there and compared
-SETTLE_SECONDS = 3.0
 STREAM = "live/padded"
 TIED = """\
 import runpy, sys
@@ -111,18 +107,7 @@ def measure(fault: str, viewers: int, kbits: float, seconds: float) -> dict[str,
         stack.callback(reference.stop)
         crowd = Crowd([f"rtmp://{place}", f"http://{place}.flv"], reference)
         stack.callback(crowd.leave)
-        crowd.run(2.0)  # the reference has a keyframe by then
-        for number in itertools.count():
-            if number == viewers:
-                break
-            # two in turn to each aggregator, so that both have viewers of both kinds
-            crowd.join(number // 2 + number % 2)
-            crowd.run(0.001)
-            if number % 500 == 499:
-                say(f"{fault}: {number + 1} viewers are there")
-        if not crowd.run(JOIN_SECONDS, lambda: all(member.offset >= 0 for member in crowd.members.values())):
-            raise ViewerFailed("not all viewers have joined")
-        crowd.run(SETTLE_SECONDS)
+        crowd.fill(viewers, lambda text: say(f"{fault}: {text}"))
         crowd.rest()
         crowd.run(seconds)
         before = crowd.rest()
@@ -160,10 +145,9 @@ def as_table(results: list[dict[str, object]]) -> str:
     for result in results:
         failures = result["failures"]
         assert isinstance(failures, dict)
-        cut = sum(count for why, count in failures.items() if why.startswith("cut"))
+        cut, wrong = sort_failures(failures)
         before, after = result["pause_before_ms"], result["pause_ms"]
         assert isinstance(before, dict) and isinstance(after, dict)
-        wrong = sum(failures.values()) - cut
         figures = [before.get("p99", "-"), after.get("p50", "-"), after.get("p99", "-"), after.get("max", "-")]
         rows.append([result["fault"], result["viewers"], result["moved"], cut, wrong, result["behind"], *figures])
     return table(rows)
@@ -180,8 +164,7 @@ def main() -> None:
     parser.add_argument("--fault", action="append", choices=sorted(FAULTS), help="may be repeated (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_descriptors()
     results = [
         measure(fault, options.viewers, options.kbits, options.seconds) for fault in options.fault or list(FAULTS)
     ]

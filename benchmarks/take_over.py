@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import socket
 import subprocess
 import sys
@@ -24,9 +23,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from crowd import Crowd, Reference
+from crowd import Crowd, Reference, allow_descriptors, sort_failures
 from figures import spread, table
-from mass_failover import JOIN_SECONDS, SETTLE_SECONDS, STREAM, published, say
+from mass_failover import STREAM, published, say
 from nodes import Cluster, ClusterFailed, free_ports, running_cluster, stop
 from viewers import ViewerFailed, first_video_frame
 
@@ -117,13 +116,7 @@ def measure(viewers: int, kbits: float, seconds: float, rounds: int) -> list[dic
         stack.callback(reference.stop)
         crowd = Crowd([f"rtmp://{place}", f"http://{place}.flv"], reference)
         stack.callback(crowd.leave)
-        crowd.run(2.0)  # the reference has a keyframe by then
-        for number in range(viewers):
-            crowd.join(number // 2 + number % 2)
-            crowd.run(0.001)
-        if not crowd.run(JOIN_SECONDS, lambda: all(member.offset >= 0 for member in crowd.members.values())):
-            raise ViewerFailed("not all viewers have joined")
-        crowd.run(SETTLE_SECONDS)
+        crowd.fill(viewers, say)
         for number in range(1, rounds + 1):
             say(f"upgrade {number}: {len(crowd.members)} viewers are there")
             crowd.rest()
@@ -171,8 +164,7 @@ def as_table(results: list[dict[str, object]]) -> str:
     for result in results:
         failures, before, after = result["failures"], result["pause_before_ms"], result["pause_ms"]
         assert isinstance(failures, dict) and isinstance(before, dict) and isinstance(after, dict)
-        cut = sum(count for why, count in failures.items() if why.startswith("cut"))
-        wrong = sum(failures.values()) - cut
+        cut, wrong = sort_failures(failures)
         refused = f"{result['refused']} of {result['admitted']}"
         pauses = [before.get("p99", "-"), after.get("p50", "-"), after.get("p99", "-"), after.get("max", "-")]
         row = [result["round"], result["viewers"], cut, wrong, result["behind"], refused]
@@ -191,8 +183,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="R", help="upgrades one after another (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_descriptors()
     results = measure(options.viewers, options.kbits, options.seconds, options.rounds)
     print(json.dumps(results, indent=2) if options.json else as_table(results))
 
