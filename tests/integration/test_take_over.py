@@ -14,10 +14,9 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
-from tests.clients import looped, publish, read_clip, watch
-from tests.cluster import DEADLINE_SECONDS, HOST, ClusterTestCase, Node, free_port, until
-from tests.integration import test_sessions
-from tests.integration.test_sessions import FRAMES, STREAM
+from tests.clients import looped, publish, watch
+from tests.cluster import DEADLINE_SECONDS, HOST, Node, free_port, until
+from tests.integration.audience import FRAMES, STREAM, AudienceTestCase, FlvWatcher
 from tests.net.test_balancing import write_certificate
 
 pytestmark = pytest.mark.net
@@ -46,24 +45,13 @@ class Knocker:
             self.refused.append(str(error))
 
 
-class TakeOverCase(ClusterTestCase):
+class TakeOverCase(AudienceTestCase):
     """One cluster; viewers at its balancer, which has a successor."""
 
-    _viewers = test_sessions.SessionTests._viewers
-    _watch_flv = test_sessions.SessionTests._watch_flv
-    _go_on = test_sessions.SessionTests._go_on
-    _check = test_sessions.SessionTests._check
-    _has_waiting = test_sessions.SessionTests._has_waiting
-
-    async def setUp(self) -> None:
-        super().setUp()
-        self.path = str(self.directory / "lb1.sock")
-        self.start_cluster()
-        await self.normal()
-        self.clip = read_clip("h264_aac.flv")
-        await publish(self, self.origin, STREAM, looped(self.clip))
-        for node in (self.agg1, self.agg2):
-            await node.stream(STREAM)
+    @property
+    def path(self) -> str:
+        """Where it listens for its successor."""
+        return str(self.directory / "lb1.sock")
 
     def start_balancer(self, name: str, aggregators: Any, *options: str) -> Node:
         handover = ["--handover", self.path, "--take-over-from", self.path]
@@ -281,8 +269,8 @@ class StayingTests(TakeOverCase):
         self.assertEqual(0, await before.ended())
         await until(lambda: viewer.outcome, "it is closed")
 
-    async def _watch_tls(self) -> test_sessions.FlvWatcher:
-        watcher = test_sessions.FlvWatcher(self.balancer.flv(STREAM))
+    async def _watch_tls(self) -> FlvWatcher:
+        watcher = FlvWatcher(self.balancer.flv(STREAM))
         endpoint = wrapClientTLS(CertificateOptions(), HostnameEndpoint(reactor, HOST, self.balancer.port))
         await connectProtocol(endpoint, watcher)
         self.addCleanup(lambda: None if watcher.outcome else watcher.close())
