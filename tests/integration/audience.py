@@ -89,11 +89,22 @@ class AudienceTestCase(ClusterTestCase):
 
     async def _viewers(self) -> list[Any]:
         """Three over RTMP and three over HTTP-FLV, dealt to both aggregators."""
+        viewers = await self._new_viewers(self.stream)
+        await self._go_on(viewers)
+        return viewers
+
+    async def _early_viewers(self, name: str) -> list[Any]:
+        """As many, who have spoken, and wait for a stream that is not there yet."""
+        viewers = await self._new_viewers(name)
+        for node in (self.agg1, self.agg2):
+            await self._has_waiting(node, len(viewers) // 2)
+        return viewers
+
+    async def _new_viewers(self, name: str) -> list[Any]:
         viewers: list[Any] = []
         for _ in range(3):
-            viewers.append(await watch(self, self.balancer, self.stream))
-            viewers.append(await self._watch_flv(self.balancer))
-        await self._go_on(viewers)
+            viewers.append(await watch(self, self.balancer, name))
+            viewers.append(await self._watch_flv(self.balancer, name))
         return viewers
 
     async def _watch_flv(self, node: Node, name: str | None = None) -> FlvWatcher:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
 
-from tests.clients import looped, publish, watch
+from tests.clients import looped, publish
 from tests.integration.audience import STREAM, AudienceTestCase
 
 pytestmark = pytest.mark.net
@@ -64,12 +63,7 @@ class SessionTests(AudienceTestCase):
     async def test_aggregator_is_killed_while_viewers_are_in_their_handshake(self) -> None:
         """They have spoken, and wait for a stream that is not there yet: they are repeated at the other one."""
         name = f"{STREAM}2"
-        viewers: list[Any] = []
-        for _ in range(3):
-            viewers.append(await watch(self, self.balancer, name))
-            viewers.append(await self._watch_flv(self.balancer, name))
-        for node in (self.agg1, self.agg2):
-            await self._has_waiting(node, len(viewers) // 2)
+        viewers = await self._early_viewers(name)
         await self.agg1.kill()
         await self._has_waiting(self.agg2, len(viewers))
         await publish(self, self.origin, name, looped(self.clip))

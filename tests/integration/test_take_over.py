@@ -105,12 +105,7 @@ class TakeOverTests(TakeOverCase):
     async def test_viewers_in_their_handshake_survive(self) -> None:
         """They wait for a stream that is not there yet; then one of their aggregators dies, too."""
         name = f"{STREAM}2"
-        viewers: list[Any] = []
-        for _ in range(3):
-            viewers.append(await watch(self, self.balancer, name))
-            viewers.append(await self._watch_flv(self.balancer, name))
-        for node in (self.agg1, self.agg2):
-            await self._has_waiting(node, len(viewers) // 2)
+        viewers = await self._early_viewers(name)
         await self.take_over()
         await self.agg1.kill()
         await self._has_waiting(self.agg2, len(viewers))
