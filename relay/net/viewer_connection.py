@@ -309,7 +309,8 @@ class ViewerConnection(LegProtocol):
         balancer = self._balancer
         began = balancer.clock.seconds()
         dialing = backend.endpoint.connect(BackendFactory(self._header(point)))
-        dialing.addTimeout(balancer.options.connect_seconds, balancer.clock)
+        if not dialing.called:
+            dialing.addTimeout(balancer.options.connect_seconds, balancer.clock)
         try:
             connection: Any = await dialing
         except Exception as error:  # endpoints fail in many ways; each means that this backend is not to be had

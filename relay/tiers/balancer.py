@@ -16,6 +16,7 @@ from twisted.python import usage
 
 from relay.net.backends import Backend, BackendPool, BackendState, Policy
 from relay.net.balancing import CONNECT_SECONDS, BalancerFactory, BalancingOptions
+from relay.net.dialing import dialing_endpoint
 from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.neighbours import Neighbourhood
@@ -25,7 +26,7 @@ from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.net.succession import Succession, SuccessionOptions
 from relay.net.timings import DEAD_SECONDS
-from relay.tiers.options import client_endpoint, named, not_negative, positive, run_node, serve
+from relay.tiers.options import named, not_negative, parse_endpoint, positive, run_node, serve
 from relay.tiers.patience import DEAD_MS
 from relay.tiers.peering import PeerOptions, make_neighbourhood
 from relay.tiers.succeeding import HandoverOptions, end_process
@@ -253,7 +254,8 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
         name=options["name"],
     )
     aggregators = [
-        (name, client_endpoint(reactor, f"--aggregator {name}", text)) for name, text in options["aggregators"]
+        (name, parse_endpoint(dialing_endpoint, reactor, f"--aggregator {name}", text))
+        for name, text in options["aggregators"]
     ]
     rule = ReturnRule(rise_seconds=options["rise-seconds"], slow_start_seconds=options["slow-start-seconds"])
     falls_back = options["when-pinned-down"] == "fall-back"
