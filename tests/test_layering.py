@@ -171,9 +171,12 @@ class LayeringTests(SynchronousTestCase):
             if makers & names:
                 made_in.add(str(path.relative_to(PACKAGE)))
         drill = {"drill/drill.py", "drill/rig.py", "drill/viewers.py"}
-        self.assertEqual({"net/urls.py", "tiers/cluster.py", "tiers/options.py", *drill}, made_in)
-        users = {each.module for each in _all_imports() if each.target.startswith("relay.net.urls")}
-        self.assertEqual({"relay.tiers.origin", "relay.drill.command"}, users)
+        self.assertEqual({"net/dialing.py", "net/urls.py", "tiers/cluster.py", "tiers/options.py", *drill}, made_in)
+        for module, expected in (
+            ("relay.net.urls", {"relay.tiers.origin", "relay.drill.command"}),
+            ("relay.net.dialing", {"relay.tiers.balancer"}),
+        ):
+            self.assertEqual(expected, {each.module for each in _all_imports() if each.target.startswith(module)})
 
     def test_tiers_never_import_each_other(self) -> None:
         """A tier is one module; what two tiers share is below them or in a module that is no tier."""

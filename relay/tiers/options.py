@@ -36,6 +36,7 @@ from relay.net.listening import ListeningService
 from relay.net.node import Node, NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
+from relay.tiers.memory import settle_memory
 
 log = Logger()
 
@@ -352,7 +353,7 @@ def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any, ports
 
 
 def prepare_process() -> None:
-    """What a process that is a node wants: all the descriptors it may have, and a clock that nobody sets.
+    """What a process that is a node wants: all descriptors it may have, a clock that nobody sets, and no pauses.
 
     Twisted's reactor takes the wall clock for its timers; a step of it back would hold up everything that is timed, the
     finding of dead neighbours above all.
@@ -364,6 +365,7 @@ def prepare_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    reactor.callWhenRunning(settle_memory)
 
 
 def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], reactor: Any) -> MultiService:

@@ -213,18 +213,20 @@ class ProcessTests(SynchronousTestCase):
         self.assert_one_line(ended, f"can't listen on 127.0.0.1:{listener.port}: Address already in use")
 
     def test_process_has_all_its_descriptors_and_a_clock_that_nobody_sets(self) -> None:
-        """What ``twistd`` leaves at the shell's soft limit and at the wall clock."""
+        """What ``twistd`` leaves at the shell's soft limit and at the wall clock; and its memory is settled."""
         program = (
-            "import resource, time; from relay.tiers.options import prepare_process; "
+            "import gc, resource, time; from relay.tiers.options import prepare_process; "
             "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE); "
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); prepare_process(); "
             "from twisted.internet import reactor; "
-            "print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard), reactor.seconds is time.monotonic)"
+            "reactor.callWhenRunning(reactor.stop); reactor.run(); "
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard), reactor.seconds is time.monotonic, "
+            "gc.get_freeze_count() > 10_000)"
         )
         ended = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=60, env=ENVIRONMENT
         )
-        self.assertEqual("True True\n", ended.stdout, ended.stderr)
+        self.assertEqual("True True True\n", ended.stdout, ended.stderr)
 
     def test_store_that_can_t_be_used(self) -> None:
         ended = self.run_node("relay-origin", "--name", "o1", "--listen", "tcp:0", "--store", "/proc/no-store-here")
