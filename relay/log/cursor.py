@@ -103,6 +103,16 @@ class Cursor:
             target.cursors += 1
             left.cursor_left()
 
+    def rest(self) -> None:
+        """Hold no segment: another cursor keeps the place for this one, until :meth:`resume`."""
+        self.segment.release()
+        self.segment = _RESTING
+
+    def resume(self, leader: Cursor, offset: int) -> None:
+        """Go on at ``offset``, in the segment that ``leader`` holds."""
+        self._hold(leader.segment)
+        self.offset = offset
+
     @property
     def is_closed(self) -> bool:
         """Was :meth:`close` called?"""
@@ -116,6 +126,9 @@ class Cursor:
         self.segment = _CLOSED
         self.rendition.cursor_left()
 
+
+_RESTING = NoSegment(0)
+"""Stands in for the segment of a cursor that rests."""
 
 _CLOSED = NoSegment(0)
 """Stands in for the segment of a closed cursor: it has no bytes."""

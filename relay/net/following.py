@@ -4,10 +4,12 @@ Owns the way of bytes from a segment to a transport; knows nothing of RTMP, FLV 
 transports (:mod:`relay.net.listening`), :class:`relay.net.viewer.Viewer` starts them following,
 :class:`relay.net.wakeup.Wakeup` pumps.
 
-Theory.  A follower is in one of three states:
+Theory.  A follower is in one of four states:
 
     idle        no cursor; the transport is an ordinary Twisted transport
     flowing     the socket took all there was; the next wake-up goes on
+    in step     the same, and a cohort sends for it (:mod:`relay.net.cohort`); its own cursor rests.  Whatever concerns
+                it alone, a write, a halt, its end, makes it fall out first
     congested   the socket is full; the reactor goes on when it is writable, wake-ups do nothing
 
 Bytes written with ``transport.write`` go first: a follower sends nothing while Twisted's own buffer holds any.  So a
@@ -22,7 +24,7 @@ buffer, has accepted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from twisted.internet import tcp
@@ -32,6 +34,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.log.cursor import Cursor, CursorState
+from relay.net.cohort import Cohort, Cohorts, WhoT
 
 READ_SIZE = 64 << 10  # bytes; Twisted asks a producer to pause past 64 KiB
 
@@ -62,6 +65,16 @@ class Following(Protocol):
     def is_congested(self) -> bool:
         """Are bytes waiting that the peer does not take?"""
 
+    def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
+        """Be sent what others are sent, if it stands where they do."""
+
+    def fall_out(self) -> None:
+        """Be sent for alone, from here on."""
+
+    @property
+    def is_in_step(self) -> bool:
+        """Does a cohort send for it?"""
+
 
 class FollowingTransport(tcp.Server):
     """A TCP server transport that sends from a segment's file descriptor by ``sendfile``."""
@@ -70,7 +83,37 @@ class FollowingTransport(tcp.Server):
     _blocked: Blocked | None = None
     _congested = False
     _send_failed = False
+    _cohort: Cohort[Any] | None = None
     written_bytes = 0  # by write and writeSequence; the log's bytes are not among them
+
+    @property
+    def is_in_step(self) -> bool:
+        return self._cohort is not None
+
+    def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
+        cursor = self._cursor
+        if cursor is None or cursor.stop is not None or self.is_congested() or self.disconnecting or self.disconnected:
+            return False
+        cohort = cohorts.at(cursor)
+        if cohort is None:
+            return False
+        cohort.add(self.fileno(), self, who)
+        cursor.rest()
+        self._cohort = cohort
+        return True
+
+    def fall_out(self) -> None:
+        if self._cohort is not None:
+            self._cohort.leave(self.fileno())
+
+    def fell_out(self, leader: Cursor, offset: int, error: OSError | None) -> None:
+        self._cohort = None
+        assert self._cursor is not None
+        self._cursor.resume(leader, offset)
+        if error is not None:
+            self._send_failed = not isinstance(error, BlockingIOError)
+            self._congested = True
+            self.startWriting()
 
     def follow(self, cursor: Cursor, blocked: Blocked) -> None:
         self._cursor = cursor
@@ -79,6 +122,7 @@ class FollowingTransport(tcp.Server):
         self.pump()
 
     def unfollow(self) -> None:
+        self.fall_out()
         self._cursor = None
         self._blocked = None
         self._congested = False
@@ -87,12 +131,17 @@ class FollowingTransport(tcp.Server):
         return self._congested or bool(self._tempDataBuffer or self.dataBuffer)
 
     def write(self, data: bytes) -> None:
+        self.fall_out()
         self.written_bytes += len(data)
         super().write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
 
     def pump(self) -> bool:
         """One ``sendfile`` in the ordinary case.  Errors are left to the reactor, which calls ``doWrite`` and gets
         them."""
+        self.fall_out()
         if self._cursor is None or self._congested or self._tempDataBuffer or self.dataBuffer or self.disconnected:
             return False
         if not self._send():
@@ -101,6 +150,7 @@ class FollowingTransport(tcp.Server):
         return True
 
     def doWrite(self) -> Any:
+        self.fall_out()
         if self._tempDataBuffer or self.dataBuffer or self._cursor is None or self.disconnecting:
             result = super().doWrite()
             if result is not None or self._tempDataBuffer or self.dataBuffer or self.disconnecting:
@@ -181,6 +231,14 @@ class WritingFollower:
 
     def is_congested(self) -> bool:
         return self._paused
+
+    is_in_step = False  # each has its own keys
+
+    def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
+        return False
+
+    def fall_out(self) -> None:
+        """It never is in step."""
 
     def pump(self) -> bool:
         if self._pumping or self._paused:

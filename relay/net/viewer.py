@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import ITransport
 from twisted.logger import Logger
@@ -30,6 +30,7 @@ from relay.log.log import StreamLog
 from relay.log.points import LogStart
 from relay.log.record import encode
 from relay.log.rendition import Rendition
+from relay.net.cohort import Cohorts
 from relay.net.following import FollowingTransport, following
 from relay.net.sessions import BalancerLost, ResumePoint, SessionFeed
 from relay.rtmp.messages import MEDIA_MESSAGE_STREAM_ID, MediaMessage, MessageType
@@ -213,6 +214,7 @@ class Viewer:
     @property
     def offset(self) -> int:
         """Its place in the rendition; -1 before the start and after the end."""
+        self._follower.fall_out()
         return -1 if self._cursor is None else self._cursor.offset
 
     def join(self, join: LogStart) -> None:
@@ -237,6 +239,10 @@ class Viewer:
             self._finish("fault")
             return False
 
+    def fall_in(self, cohorts: Cohorts[Any]) -> bool:
+        """Be sent what others are sent, if it stands where they do.  (Asked by the wake-up.)"""
+        return self._follower.fall_in(cohorts, self)
+
     def is_known_to_read(self) -> bool:
         """Has it taken more than buffers hold?  (Asked by the wake-up.)"""
         run = 0 if self._cursor is None else self._cursor.offset - self._run_start
@@ -247,6 +253,7 @@ class Viewer:
         cursor = self._cursor
         if cursor is None:
             return True
+        self._follower.fall_out()
         try:
             return cursor.rendition.boundary_at_or_after(cursor.offset) == cursor.offset
         except PositionUnavailable:
@@ -258,6 +265,7 @@ class Viewer:
             self._write(data)
             return
         self._pending.append(data)
+        self._follower.fall_out()
         self._halt()
         self._follower.pump()
 
@@ -272,6 +280,9 @@ class Viewer:
     def _check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
         cursor = self._cursor
         if cursor is None:
+            return
+        if self._follower.is_in_step:
+            self._progressed_at = now
             return
         if cursor.offset != self._checked_offset or not self._follower.is_congested():
             self._checked_offset = cursor.offset

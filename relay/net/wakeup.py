@@ -20,7 +20,10 @@ readers are few, they are woken at once, however many newcomers there are.
     more, EAGER or fewer are readers   merged           at once
     more readers than that             merged           merged
 
-    merged: interval = bound x min(1, flowing / FULL), in ticks of at least TICK
+    merged: interval = bound x min(1, flowing / FULL), in ticks of at least TICK, and at most SLICES of them
+
+Readers that keep up are then all at one place, and are sent by one loop (:mod:`relay.net.cohort`); the others are
+pumped one by one.
 
 Design refused: a timer per follower (the timer heap costs more than the send), and a fixed tick (adds lag for nobody's
 good while few watch).
@@ -28,14 +31,17 @@ good while few watch).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from relay.net.cohort import Cohorts
 
 EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system calls
 FULL = 1000  # followers from which the whole interval is used
 TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
+SLICES = 10  # at the most: a tick costs about 60 us besides its readers, and 300 readers in a tick about 3 ms
 
 
 class Follower(Protocol):
@@ -46,6 +52,9 @@ class Follower(Protocol):
 
     def is_known_to_read(self) -> bool:
         """Has it taken more than buffers hold, so that somebody must be reading?"""
+
+    def fall_in(self, cohorts: Cohorts[Any]) -> bool:
+        """Be sent what others are sent, if it stands where they do; then it is not pumped until it falls out."""
 
 
 class Wakeup:
@@ -61,7 +70,7 @@ class Wakeup:
 
     def __init__(self, clock: IReactorTime, bound: float = 0.1) -> None:
         self._bound = bound
-        self._readers = _Group(clock, lambda: self.interval, self._resize)
+        self._readers = _Group(clock, lambda: self.interval, self._resize, self._fall_in)
         self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote)
 
     def __len__(self) -> int:
@@ -102,6 +111,9 @@ class Wakeup:
             self._newcomers.remove(follower)
             self._readers.add(follower)
 
+    def _fall_in(self, follower: Follower) -> None:
+        self._readers.fall_in(follower)
+
     def _resize(self) -> None:
         self._readers.resize()
         self._newcomers.resize()
@@ -113,7 +125,7 @@ class _Group:
     Args:
         interval: seconds that wake-ups are merged for at present.
         resize: called when the number of flowing followers has changed; calls ``resize`` of all groups.
-        woken: called with each follower that was woken and stayed.
+        woken: called with each follower that was woken alone and stayed.
     """
 
     def __init__(
@@ -121,7 +133,7 @@ class _Group:
         clock: IReactorTime,
         interval: Callable[[], float],
         resize: Callable[[], None],
-        woken: Callable[[Follower], None] | None = None,
+        woken: Callable[[Follower], None],
     ) -> None:
         self.followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
         self._clock = clock
@@ -129,7 +141,7 @@ class _Group:
         self._resize_all = resize
         self._woken = woken
         self._congested: set[Follower] = set()  # those that were, when they were last woken
-        self._slices: list[dict[Follower, None]] = [{}]
+        self._slices = [_Slice()]
         self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
         self._next = 0
         self._call: IDelayedCall | None = None
@@ -144,19 +156,25 @@ class _Group:
             return
         index = min(range(len(self._slices)), key=lambda i: len(self._slices[i]))
         self.followers[follower] = index
-        self._slices[index][follower] = None
+        self._slices[index].alone[follower] = None
         self._resize_all()
 
     def remove(self, follower: Follower) -> None:
         index = self.followers.pop(follower, None)
         if index is not None:
             self._congested.discard(follower)
-            del self._slices[index][follower]
+            del self._slices[index].alone[follower]
             self._resize_all()
+
+    def fall_in(self, follower: Follower) -> None:
+        """Let a cohort send for it, if it is where others are."""
+        slice_ = self._slices[self.followers[follower]]
+        if follower.fall_in(slice_.cohorts):
+            slice_.alone.pop(follower, None)
 
     def notify(self) -> None:
         if len(self._slices) == 1:
-            self._wake(self.followers)
+            self._wake(self._slices[0])
             return
         now = self._clock.seconds()
         for index in range(len(self._slices)):
@@ -166,22 +184,24 @@ class _Group:
     def close(self) -> None:
         self.followers.clear()
         self._congested.clear()
-        self._slices = [{}]
+        self._disband()
+        self._slices = [_Slice()]
         self._dirty.clear()
         self._cancel()
 
     def resize(self) -> None:
         """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
-        wanted = max(1, int(self._interval() / TICK))
+        wanted = min(SLICES, max(1, int(self._interval() / TICK)))
         if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
             return
         waiting_since = min(self._dirty.values(), default=None)
         self._cancel()
-        self._slices = [{} for _ in range(wanted)]
+        self._disband()
+        self._slices = [_Slice() for _ in range(wanted)]
         self._next = 0
         for position, follower in enumerate(self.followers):
             self.followers[follower] = position % wanted
-            self._slices[position % wanted][follower] = None
+            self._slices[position % wanted].alone[follower] = None
         self._dirty.clear()
         if waiting_since is None:
             return
@@ -217,19 +237,38 @@ class _Group:
         self._wake(self._slices[index])
         self._schedule()
 
-    def _wake(self, followers: Iterable[Follower]) -> None:
+    def _wake(self, slice_: _Slice) -> None:
         before = len(self._congested)
-        for follower in list(followers):
+        slice_.cohorts.pump()
+        for follower in list(slice_.alone):
             if follower.pump():
                 self._congested.discard(follower)
             elif follower in self.followers:
                 self._congested.add(follower)
-            if self._woken is not None and follower in self.followers:
+            if follower in self.followers:
                 self._woken(follower)
         if len(self._congested) != before:
             self._resize_all()
+
+    def _disband(self) -> None:
+        for slice_ in self._slices:
+            slice_.cohorts.disband()
 
     def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+
+class _Slice:
+    """Followers that are woken together."""
+
+    def __init__(self) -> None:
+        self.alone: dict[Follower, None] = {}
+        self.cohorts: Cohorts[Follower] = Cohorts(self._left)
+
+    def __len__(self) -> int:
+        return len(self.alone) + len(self.cohorts)
+
+    def _left(self, follower: Follower) -> None:
+        self.alone[follower] = None

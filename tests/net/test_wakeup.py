@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.net.wakeup import EAGER, FULL, TICK, Wakeup
+from relay.net.wakeup import EAGER, FULL, SLICES, Wakeup
 
 BOUND = 0.1
 MS = 0.001
@@ -33,6 +33,9 @@ class Follower:
 
     def is_known_to_read(self) -> bool:
         return self.reads
+
+    def fall_in(self, cohorts) -> bool:
+        return False
 
 
 def advance(clock: Clock, seconds: float) -> None:
@@ -90,7 +93,7 @@ class WakeupTests(SynchronousTestCase):
         self.wakeup.notify()
         advance(self.clock, BOUND + MS)
         per_tick = Counter(round(follower.times[0], 4) for follower in followers)
-        slices = round(BOUND / TICK)
+        slices = SLICES
         self.assertGreaterEqual(len(per_tick), slices - 3)
         self.assertLessEqual(max(per_tick.values()), 2 * FULL // slices)
 
