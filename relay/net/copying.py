@@ -19,8 +19,9 @@ from twisted.internet.interfaces import IPushProducer, ITransport
 from zope.interface import implementer
 
 from relay.limits import Limits
-from relay.net.legs import can_half_close, unacknowledged
+from relay.net.legs import can_half_close
 from relay.net.recording import Recording, ReplayDiverged
+from relay.net.sockets import unacknowledged
 from relay.net.splice import SpliceOwner
 
 

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.net.backends import BackendPool
-from relay.net.legs import has_peer_ended, was_reset
+from relay.net.sockets import has_peer_ended, was_reset
 
 # Viewers let go together, and the pause before the next of them: 100 every 10 ms are no burst to an aggregator.
 RELEASED_AT_ONCE = 100

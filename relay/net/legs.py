@@ -6,11 +6,8 @@ Owns the system calls.  What an end or a failure means is decided by the pair, i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
-import struct
-import termios
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,7 +18,7 @@ from zope.interface import implementer
 from relay.net.pipes import Pipe, PipePool
 from relay.net.readiness import READABLE, WRITABLE, ReadinessLoop
 from relay.net.recording import ReplayDiverged
-from relay.net.sockets import has_unwritten
+from relay.net.sockets import has_unwritten, unacknowledged
 
 # One splice moves at most this much: what a default pipe holds in single pages.  A larger pipe was slower (18 against
 # 21 Gbit/s for 1 MiB), and this bounds what a stuck viewer keeps.
@@ -32,9 +29,8 @@ GREEDY_BYTES = 32 << 10
 ROUNDS = 8
 TAPPED_BYTES = 16 << 10  # one read of bytes that pass through Python; an empty pipe takes it whole
 
+_splice: Callable[..., int] = getattr(os, "splice", None)  # type: ignore[assignment]  # see can_splice
 _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
-# tcpi_state, the first byte of TCP_INFO, after the peer's FIN or reset (linux/tcp_states.h)
-_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK = 7, 8, 9
 
 
 class Pair(Protocol):
@@ -81,27 +77,6 @@ def forsake(transport: Any) -> None:
     transport.stopWriting()
     transport.connected, transport.disconnected = False, True
     transport.getHandle().close()
-
-
-def unacknowledged(handle: socket.socket) -> int:
-    """Bytes in the kernel that the peer has not acknowledged yet (SIOCOUTQ, which is TIOCOUTQ)."""
-    return int(struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))[0])
-
-
-def has_peer_ended(handle: socket.socket) -> bool:
-    """Has the peer sent FIN or a reset, even if bytes before it are unread?  Never true of a UNIX socket."""
-    return _tcp_state(handle) in (_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK)
-
-
-def was_reset(handle: socket.socket) -> bool:
-    """Has the peer sent a reset, or has the kernel given it up?  Never true of a UNIX socket."""
-    return _tcp_state(handle) == _TCP_CLOSE
-
-
-def _tcp_state(handle: socket.socket) -> int:
-    if handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return 0
-    return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 @implementer(IPullProducer)
@@ -156,14 +131,8 @@ class Leg:
         self.is_ready = True
         self.pair.leg_ready()
 
-    def readable(self) -> None:
-        self.incoming.pump()
-
     def writable(self) -> None:
         self.outgoing.drain()
-
-    def fault(self) -> None:
-        self.pair.abort("fault")
 
     def watch_reading(self, wanted: bool) -> None:
         self.loop.change(self, self.mask | READABLE if wanted else self.mask & ~READABLE)
@@ -174,7 +143,7 @@ class Leg:
     def forsake(self) -> None:
         """Another process goes on with the socket: close our descriptor, which sends nothing, and tell nobody."""
         self.loop.change(self, 0)
-        self.fd = -1
+        self._let_go()
         forsake(self.transport)
 
     def send_fin(self) -> None:
@@ -197,9 +166,15 @@ class Leg:
         if self.fd < 0:
             return
         self.loop.change(self, 0)
-        is_open, self.fd = self.is_open, -1
+        is_open = self.is_open
+        self._let_go()
         if is_open:
             (self.transport.abortConnection if is_abort else self.transport.loseConnection)()
+
+    def _let_go(self) -> None:
+        """The descriptor's number may soon be another connection's."""
+        self.fd = -1
+        self.incoming.source = self.outgoing.sink = None
 
 
 class Flow:
@@ -208,69 +183,124 @@ class Flow:
     While there is a ``tap``, bytes pass through it, in Python; it says what goes on.
     """
 
-    __slots__ = ("held", "is_ended", "is_source_done", "moved", "pair", "pipe", "pipes", "sink", "source", "tap")
+    __slots__ = (
+        "_in_fd",
+        "_out_fd",
+        "_sink",
+        "_source",
+        "_tap",
+        "held",
+        "is_ended",
+        "is_source_done",
+        "moved",
+        "pair",
+        "pipe",
+        "pipes",
+    )
 
     def __init__(self, pair: Pair, pipes: PipePool) -> None:
         self.pair = pair
         self.pipes = pipes
-        self.source: Leg | None = None
-        self.sink: Leg | None = None
         self.pipe: Pipe | None = None
         self.held = 0
         self.moved = 0
         self.is_source_done = False  # its peer sends no more
         self.is_ended = False  # and the sink is to be told, or was
-        self.tap: Callable[[bytes], bytes] | None = None
+        self._source: Leg | None = None
+        self._sink: Leg | None = None
+        self._tap: Callable[[bytes], bytes] | None = None
+        self._in_fd = self._out_fd = -1  # to splice between; -1 while bytes are copied
+
+    @property
+    def source(self) -> Leg | None:
+        return self._source
+
+    @source.setter
+    def source(self, leg: Leg | None) -> None:
+        self._source = leg
+        self._route()
+
+    @property
+    def sink(self) -> Leg | None:
+        return self._sink
+
+    @sink.setter
+    def sink(self, leg: Leg | None) -> None:
+        self._sink = leg
+        self._route()
+
+    @property
+    def tap(self) -> Callable[[bytes], bytes] | None:
+        return self._tap
+
+    @tap.setter
+    def tap(self, tap: Callable[[bytes], bytes] | None) -> None:
+        self._tap = tap
+        self._route()
+
+    def _route(self) -> None:
+        source, sink = self._source, self._sink
+        if source is None or sink is None or self._tap is not None:
+            self._in_fd = self._out_fd = -1
+        else:
+            self._in_fd, self._out_fd = source.fd, sink.fd
 
     def pump(self) -> None:
-        """The source is readable, and the pipe is empty.  THE HOT PATH."""
-        source, sink = self.source, self.sink
-        assert source is not None
-        if sink is None or self.tap is not None:
-            self._copy(source, sink)
+        """The source is readable, and the pipe is empty.  THE HOT PATH of a balancer."""
+        in_fd, idle = self._in_fd, self.pipes.idle
+        if in_fd < 0:
+            self._copy()
             return
-        try:
-            pipe = self.pipes.take()
-        except OSError:
-            self.pair.abort("no_pipe")
-            return
-        for _ in range(ROUNDS):
+        rounds = ROUNDS
+        while rounds:
             try:
-                count = os.splice(source.fd, pipe[1], SPLICE_BYTES, flags=_FLAGS)
+                pipe = idle[-1] if idle else self.pipes.at_hand()
+            except OSError:
+                self.pair.abort("no_pipe")
+                return
+            try:
+                count = _splice(in_fd, pipe[1], SPLICE_BYTES, None, None, _FLAGS)
             except BlockingIOError:
-                break
+                return
             except OSError as error:
-                self.pipes.give(pipe)
                 self.pair.source_failed(self, error.errno)
                 return
             if not count:
-                self.pipes.give(pipe)
                 self.pair.source_ended(self)
                 return
             try:
-                sent = os.splice(pipe[0], sink.fd, count, flags=_FLAGS)
+                sent = _splice(pipe[0], self._out_fd, count, None, None, _FLAGS)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.pipes.drop(pipe)
+                self.pipes.drop(self.pipes.take())
                 self.pair.sink_failed(self, error.errno)
                 return
             self.moved += sent
             if sent < count:
-                self.pipe, self.held = pipe, count - sent
-                source.watch_reading(False)
-                sink.watch_writing(True)
+                self._hold(count - sent)
                 return
             if count < GREEDY_BYTES:
-                break
-        self.pipes.give(pipe)
+                return
+            rounds -= 1
+
+    def _hold(self, count: int) -> None:
+        """The sink is full: the pipe at hand, with what is in it, is ours until it takes more."""
+        assert self._source is not None and self._sink is not None
+        self.pipe, self.held = self.pipes.take(), count
+        self._source.watch_reading(False)
+        self._sink.watch_writing(True)
+
+    def fault(self) -> None:
+        """Serving the source has raised."""
+        self.pair.abort("fault")
 
     def drain(self) -> None:
         """The sink is writable, and the pipe is not empty."""
         sink, pipe = self.sink, self.pipe
         assert sink is not None and pipe is not None
         try:
-            sent = os.splice(pipe[0], sink.fd, self.held, flags=_FLAGS)
+            sent = _splice(pipe[0], sink.fd, self.held, None, None, _FLAGS)
         except BlockingIOError:
             return
         except OSError as error:
@@ -314,8 +344,10 @@ class Flow:
             self.pipes.drop(self.pipe)
         self.pipe, self.held = None, 0
 
-    def _copy(self, source: Leg, sink: Leg | None) -> None:
+    def _copy(self) -> None:
         """As :meth:`pump`, for the first bytes of a connection, and for a viewer that has no backend."""
+        source, sink = self.source, self.sink
+        assert source is not None
         try:
             data = source.transport.getHandle().recv(TAPPED_BYTES)
         except BlockingIOError:

@@ -1,7 +1,8 @@
 """Kernel pipes for :mod:`relay.net.splice`: kept open, lent, taken back clean.
 
-Owns the descriptors of every pipe of a balancer.  A pipe is lent while bytes are in it, so a process whose viewers all
-keep up uses one; each stuck viewer keeps one.  Idle ones are bounded, so that a burst of stuck viewers does not hold
+Owns the descriptors of every pipe of a balancer.  A wake-up uses the one that is at hand, and leaves it there if it is
+empty again, which it nearly always is; one with bytes in it is lent.  So a process whose viewers all keep up uses one
+pipe; each stuck viewer keeps one.  Idle ones are bounded, so that a burst of stuck viewers does not hold
 descriptors for ever.  A pipe that still has bytes in it is closed, so no viewer can ever be sent another's.
 """
 
@@ -15,17 +16,20 @@ KEPT_PIPES = 64  # idle ones; a wake-up needs one, the rest spares system calls 
 
 
 class PipePool:
-    """Lends pipes, last returned first lent: its pages are the warm ones."""
+    """Lends pipes, last returned first lent: its pages are the warm ones.
+
+    ``idle``: empty ones; the last is at hand.
+    """
 
     def __init__(self, kept: int = KEPT_PIPES) -> None:
         self._kept = kept
-        self._idle: list[Pipe] = []
+        self.idle: list[Pipe] = []
         self.lent = 0
 
     @property
     def open_pipes(self) -> int:
         """All pipes that exist, two descriptors each."""
-        return self.lent + len(self._idle)
+        return self.lent + len(self.idle)
 
     def take(self) -> Pipe:
         """An empty pipe.
@@ -33,9 +37,20 @@ class PipePool:
         Raises:
             OSError: no idle one, and the system gives no more descriptors.
         """
-        pipe = self._idle.pop() if self._idle else os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe = self.at_hand()
+        self.idle.pop()
         self.lent += 1
         return pipe
+
+    def at_hand(self) -> Pipe:
+        """The empty pipe that :meth:`take` would give; whoever leaves bytes in it takes it.
+
+        Raises:
+            OSError: as with :meth:`take`.
+        """
+        if not self.idle:
+            self.idle.append(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        return self.idle[-1]
 
     def adopt(self, pipe: Pipe) -> None:
         """One that another process has lent, with what is in it, is ours now."""
@@ -44,8 +59,8 @@ class PipePool:
     def give(self, pipe: Pipe) -> None:
         """Back, empty."""
         self.lent -= 1
-        if len(self._idle) < self._kept:
-            self._idle.append(pipe)
+        if len(self.idle) < self._kept:
+            self.idle.append(pipe)
         else:
             _close(pipe)
 
@@ -57,8 +72,8 @@ class PipePool:
     def close(self) -> None:
         """Close the idle ones.  Those that are lent are closed as they come back."""
         self._kept = 0
-        while self._idle:
-            _close(self._idle.pop())
+        while self.idle:
+            _close(self.idle.pop())
 
 
 def _close(pipe: Pipe) -> None:

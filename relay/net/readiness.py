@@ -24,6 +24,16 @@ WRITABLE = select.EPOLLOUT
 _NOT_WRITABLE = ~select.EPOLLOUT  # errors too: whoever reads or writes is told which
 
 
+class Pumped(Protocol):
+    """What reads from a socket in the loop."""
+
+    def pump(self) -> None:
+        """There are bytes, the end, or an error."""
+
+    def fault(self) -> None:
+        """It has raised: a fault of ours, which is logged."""
+
+
 class Watched(Protocol):
     """A socket in the loop."""
 
@@ -31,14 +41,12 @@ class Watched(Protocol):
     mask: int
     """What is wanted: ``READABLE``, ``WRITABLE``, both, or 0."""
 
-    def readable(self) -> None:
-        """There are bytes, the end, or an error."""
+    @property
+    def incoming(self) -> Pumped:
+        """What reads from it."""
 
     def writable(self) -> None:
         """There is room, or an error."""
-
-    def fault(self) -> None:
-        """One of the two has raised: a fault of ours, which is logged."""
 
 
 @implementer(IReadDescriptor)
@@ -55,6 +63,7 @@ class ReadinessLoop:
         self._reactor = reactor
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
+        self._pumped: dict[int, Pumped] = {}  # of those of which only reading is wanted, which are nearly all
         reactor.addReader(self)
 
     def __len__(self) -> int:
@@ -78,6 +87,10 @@ class ReadinessLoop:
                 self._epoll.unregister(fd)
             except OSError:
                 pass  # closed by somebody else, which unregisters it
+        if mask == READABLE:
+            self._pumped[fd] = watched.incoming
+        else:
+            self._pumped.pop(fd, None)
 
     def close(self) -> None:
         """Nobody is watched any more."""
@@ -92,21 +105,32 @@ class ReadinessLoop:
 
     def doRead(self) -> None:
         """THE HOT PATH of a balancer."""
-        get = self._watched.get
+        get = self._pumped.get
         for fd, event in self._epoll.poll(0, EVENTS_AT_ONCE):
-            watched = get(fd)
-            if watched is None:
+            pumped = get(fd)
+            if pumped is None:
+                self._serve(fd, event)
                 continue
             try:
-                mask = watched.mask
-                if mask & READABLE and event & _NOT_WRITABLE:
-                    watched.readable()
-                    mask = watched.mask
-                if mask & WRITABLE and event & ~READABLE:
-                    watched.writable()
+                pumped.pump()
             except Exception:
-                self.log.failure("serving a spliced socket")
-                watched.fault()
+                self._note_fault(pumped)
+
+    def _serve(self, fd: int, event: int) -> None:
+        watched = self._watched.get(fd)
+        if watched is None:
+            return
+        try:
+            if watched.mask & READABLE and event & _NOT_WRITABLE:
+                watched.incoming.pump()
+            if watched.mask & WRITABLE and event & ~READABLE:
+                watched.writable()
+        except Exception:
+            self._note_fault(watched.incoming)
+
+    def _note_fault(self, pumped: Pumped) -> None:
+        self.log.failure("serving a spliced socket")
+        pumped.fault()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""

@@ -1,4 +1,4 @@
-"""Socket options that Twisted does not set, in one place.
+"""Socket options that Twisted does not set, and what the kernel says of a socket, in one place.
 
 Called by every protocol in ``connectionMade``.  Figures: without ``TCP_USER_TIMEOUT`` a sender notices a peer that is
 cut off after about 15 minutes (tcp_retries2), without keep-alive a receiver after two hours.
@@ -6,7 +6,10 @@ cut off after about 15 minutes (tcp_retries2), without keep-alive a receiver aft
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from typing import Any
 
 from twisted.internet import tcp
@@ -16,6 +19,8 @@ from relay.limits import Limits
 NODE_TIMEOUT_MS = 3_000  # between nodes: data unacknowledged for this long ends the connection
 VIEWER_SLACK_SECONDS = 5.0  # after our own last deadline for a viewer
 NOTSENT_LOWAT = 128 << 10  # bytes the kernel holds unsent for a viewer: what a slow one costs
+# tcpi_state, the first byte of TCP_INFO, after the peer's FIN or reset (linux/tcp_states.h)
+_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK = 7, 8, 9
 
 
 def host_of(transport: Any) -> str:
@@ -70,3 +75,24 @@ def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     if notsent_lowat:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
+
+
+def unacknowledged(handle: socket.socket) -> int:
+    """Bytes in the kernel that the peer has not acknowledged yet (SIOCOUTQ, which is TIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def has_peer_ended(handle: socket.socket) -> bool:
+    """Has the peer sent FIN or a reset, even if bytes before it are unread?  Never true of a UNIX socket."""
+    return _tcp_state(handle) in (_TCP_CLOSE, _TCP_CLOSE_WAIT, _TCP_LAST_ACK)
+
+
+def was_reset(handle: socket.socket) -> bool:
+    """Has the peer sent a reset, or has the kernel given it up?  Never true of a UNIX socket."""
+    return _tcp_state(handle) == _TCP_CLOSE
+
+
+def _tcp_state(handle: socket.socket) -> int:
+    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return 0
+    return handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -41,10 +41,11 @@ from typing import Protocol
 from twisted.internet.interfaces import ITransport
 
 from relay.limits import Limits
-from relay.net.legs import Flow, Leg, has_peer_ended, unacknowledged
+from relay.net.legs import Flow, Leg
 from relay.net.pipes import PipePool
 from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
+from relay.net.sockets import has_peer_ended, unacknowledged
 
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 

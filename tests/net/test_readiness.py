@@ -23,7 +23,11 @@ class Watched:
         self.raises = False
         self.loop = loop
 
-    def readable(self) -> None:
+    @property
+    def incoming(self) -> Watched:
+        return self
+
+    def pump(self) -> None:
         self.heard.append("readable")
         if self.raises:
             raise ValueError("a fault")
