@@ -22,8 +22,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import attrs
-from crowd import Crowd, Reference, allow_descriptors, sort_failures
-from figures import spread, table
+from crowd import Crowd
+from figures import table
+from native import NoCompiler
 from nodes import Cluster, ClusterFailed, running_cluster
 from viewers import ViewerFailed, first_video_frame
 
@@ -88,6 +89,11 @@ def published(cluster: Cluster, kbits: float, scratch: Path) -> Iterator[None]:
         publisher.wait()
 
 
+def urls(port: int) -> list[str]:
+    """Of the padded stream at one node, over RTMP and over HTTP-FLV."""
+    return [f"rtmp://127.0.0.1:{port}/{STREAM}", f"http://127.0.0.1:{port}/{STREAM}.flv"]
+
+
 def counter(cluster: Cluster, name: str) -> int:
     """A number of the balancer's metrics."""
     with urlopen(f"http://127.0.0.1:{cluster.ports['lb1_admin']}/metrics", timeout=10) as answer:
@@ -102,20 +108,14 @@ def measure(fault: str, viewers: int, kbits: float, seconds: float) -> dict[str,
         cluster = stack.enter_context(running_cluster())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-benchmark-")))
         stack.enter_context(published(cluster, kbits, scratch))
-        place = f"127.0.0.1:{cluster.ports['lb1']}/{STREAM}"
-        reference = Reference(f"http://127.0.0.1:{cluster.ports['a2']}/{STREAM}.flv")
-        stack.callback(reference.stop)
-        crowd = Crowd([f"rtmp://{place}", f"http://{place}.flv"], reference)
-        stack.callback(crowd.leave)
-        crowd.fill(viewers, lambda text: say(f"{fault}: {text}"))
-        crowd.rest()
-        crowd.run(seconds)
-        before = crowd.rest()
+        crowd = stack.enter_context(Crowd(urls(cluster.ports["a2"])))
+        say(f"{fault}: {viewers} viewers come")
+        crowd.fill(urls(cluster.ports["lb1"]), viewers)
+        before = crowd.run(seconds)
         say(f"{fault}: {VICTIM} is struck")
         pid = cluster.pid(VICTIM)
         os.kill(pid, FAULTS[fault])
-        crowd.run(seconds)
-        after = crowd.rest()
+        after = crowd.run(seconds)
         behind = crowd.behind()
         if fault == "hang":
             os.kill(pid, signal.SIGCONT)
@@ -125,10 +125,11 @@ def measure(fault: str, viewers: int, kbits: float, seconds: float) -> dict[str,
             "kbits": kbits,
             "moved": counter(cluster, "relay_sessions_moved_total"),
             "cut_by_balancer": counter(cluster, "relay_sessions_cut_total"),
-            "failures": dict(crowd.failures),
+            "cut": after.cut,
+            "wrong": after.wrong,
             "behind": behind,
-            "pause_before_ms": spread([pause * 1000 for pause in before]),
-            "pause_ms": spread([pause * 1000 for pause in after]),
+            "pause_before_ms": attrs.asdict(before.pause_ms),
+            "pause_ms": attrs.asdict(after.pause_ms),
         }
 
 
@@ -143,13 +144,10 @@ def as_table(results: list[dict[str, object]]) -> str:
         ["fault", "viewers", "moved", "cut", "wrong", "behind", "pause before, p99", "pause p50", "p99", "max, ms"]
     ]
     for result in results:
-        failures = result["failures"]
-        assert isinstance(failures, dict)
-        cut, wrong = sort_failures(failures)
         before, after = result["pause_before_ms"], result["pause_ms"]
         assert isinstance(before, dict) and isinstance(after, dict)
-        figures = [before.get("p99", "-"), after.get("p50", "-"), after.get("p99", "-"), after.get("max", "-")]
-        rows.append([result["fault"], result["viewers"], result["moved"], cut, wrong, result["behind"], *figures])
+        counts = [result[name] for name in ("fault", "viewers", "moved", "cut", "wrong", "behind")]
+        rows.append([*counts, before["p99"], after["p50"], after["p99"], after["max"]])
     return table(rows)
 
 
@@ -164,7 +162,6 @@ def main() -> None:
     parser.add_argument("--fault", action="append", choices=sorted(FAULTS), help="may be repeated (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
-    allow_descriptors()
     results = [
         measure(fault, options.viewers, options.kbits, options.seconds) for fault in options.fault or list(FAULTS)
     ]
@@ -174,5 +171,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ClusterFailed, ViewerFailed, OSError, KeyboardInterrupt) as stopped:
+    except (ClusterFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
         sys.exit(str(stopped) or "interrupted")

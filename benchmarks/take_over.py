@@ -20,12 +20,14 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from crowd import Crowd, Reference, allow_descriptors, sort_failures
-from figures import spread, table
-from mass_failover import STREAM, published, say
+import attrs
+from crowd import Crowd
+from figures import table
+from mass_failover import published, say, urls
+from native import NoCompiler
 from nodes import Cluster, ClusterFailed, free_ports, running_cluster, stop
 from viewers import ViewerFailed, first_video_frame
 
@@ -75,11 +77,13 @@ class Balancer:
         self._command += ["--handover", DOOR, "--take-over-from", DOOR]
         self.process = self._start()
 
-    def upgrade(self, crowd: Crowd) -> float:
+    def upgrade(self) -> float:
         """Start the next one; the seconds until the one before has ended."""
         before, began = self.process, time.monotonic()
         self.process = self._start()
-        if not crowd.run(TAKE_OVER_SECONDS, lambda: before.poll() is not None) or before.returncode:
+        with suppress(subprocess.TimeoutExpired):
+            before.wait(TAKE_OVER_SECONDS)
+        if before.returncode != 0:
             raise ClusterFailed(f"the upgrade did not come about\n{self.log.read_text()}")
         return time.monotonic() - began
 
@@ -110,35 +114,30 @@ def measure(viewers: int, kbits: float, seconds: float, rounds: int) -> list[dic
         stack.enter_context(published(cluster, kbits, scratch))
         balancer = Balancer(cluster, scratch)
         stack.callback(balancer.stop)
-        place = f"127.0.0.1:{balancer.port}/{STREAM}"
-        wait_for(f"http://{place}.flv", balancer)
-        reference = Reference(f"http://127.0.0.1:{cluster.ports['a2']}/{STREAM}.flv")
-        stack.callback(reference.stop)
-        crowd = Crowd([f"rtmp://{place}", f"http://{place}.flv"], reference)
-        stack.callback(crowd.leave)
-        crowd.fill(viewers, say)
+        wait_for(urls(balancer.port)[1], balancer)
+        crowd = stack.enter_context(Crowd(urls(cluster.ports["a2"])))
+        say(f"{viewers} viewers come")
+        crowd.fill(urls(balancer.port), viewers)
         for number in range(1, rounds + 1):
-            say(f"upgrade {number}: {len(crowd.members)} viewers are there")
-            crowd.rest()
-            crowd.run(seconds)
-            before = crowd.rest()
+            before = crowd.run(seconds)
+            say(f"upgrade {number}: {before.alive} viewers are there")
             knocker = Knocker(balancer.port)
-            failures = crowd.failures.copy()
-            took = balancer.upgrade(crowd)
-            crowd.run(seconds)
+            took = balancer.upgrade()
+            after = crowd.run(seconds)
             knocker.stop()
             results.append(
                 {
                     "round": number,
-                    "viewers": len(crowd.members),
+                    "viewers": before.alive,
                     "kbits": kbits,
-                    "failures": dict(crowd.failures - failures),
+                    "cut": after.cut - before.cut,
+                    "wrong": after.wrong - before.wrong,
                     "admitted": knocker.admitted,
                     "refused": knocker.refused,
                     "seconds": round(took, 2),
                     "rest_ms": balancer.rest_ms(),
-                    "pause_before_ms": spread([pause * 1000 for pause in before]),
-                    "pause_ms": spread([pause * 1000 for pause in crowd.rest()]),
+                    "pause_before_ms": attrs.asdict(before.pause_ms),
+                    "pause_ms": attrs.asdict(after.pause_ms),
                     "behind": crowd.behind(),
                 }
             )
@@ -162,12 +161,11 @@ def as_table(results: list[dict[str, object]]) -> str:
     head = ["upgrade", "viewers", "cut", "wrong", "behind", "refused", "took, s", "rest, ms"]
     rows: list[list[object]] = [[*head, "pause before, p99", "pause p50", "p99", "max, ms"]]
     for result in results:
-        failures, before, after = result["failures"], result["pause_before_ms"], result["pause_ms"]
-        assert isinstance(failures, dict) and isinstance(before, dict) and isinstance(after, dict)
-        cut, wrong = sort_failures(failures)
+        before, after = result["pause_before_ms"], result["pause_ms"]
+        assert isinstance(before, dict) and isinstance(after, dict)
         refused = f"{result['refused']} of {result['admitted']}"
-        pauses = [before.get("p99", "-"), after.get("p50", "-"), after.get("p99", "-"), after.get("max", "-")]
-        row = [result["round"], result["viewers"], cut, wrong, result["behind"], refused]
+        pauses = [before["p99"], after["p50"], after["p99"], after["max"]]
+        row = [*(result[name] for name in ("round", "viewers", "cut", "wrong", "behind")), refused]
         rows.append([*row, result["seconds"], result["rest_ms"], *pauses])
     return table(rows)
 
@@ -183,7 +181,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="R", help="upgrades one after another (default: 3)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
-    allow_descriptors()
     results = measure(options.viewers, options.kbits, options.seconds, options.rounds)
     print(json.dumps(results, indent=2) if options.json else as_table(results))
 
@@ -191,5 +188,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ClusterFailed, ViewerFailed, OSError, KeyboardInterrupt) as stopped:
+    except (ClusterFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
         sys.exit(str(stopped) or "interrupted")
