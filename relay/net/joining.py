@@ -22,6 +22,7 @@ from relay.net.splice import JoinedPair, SpliceOwner
 from relay.net.viewer_state import PairState
 
 SWEEPS_PER_CLOSE = 5  # so a limit is kept to within a fifth of close_seconds: 1 s
+PARTS = 20  # of a sweep, one after another: all 2,000 pairs of a balancer at once would be 20 ms
 
 
 class Splicer:
@@ -54,6 +55,7 @@ class Splicer:
         self._closed_bytes = [0, 0]
         self._loop: ReadinessLoop | None = None
         self._sweeping: IDelayedCall | None = None
+        self._unswept: list[JoinedPair] = []
 
     @property
     def bytes_to_viewers(self) -> int:
@@ -133,18 +135,27 @@ class Splicer:
     def _watch(self, pair: JoinedPair) -> None:
         self.pairs.add(pair)
         if self._sweeping is None:
-            self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+            self._sweep_later()
 
     def _stop_when_empty(self) -> None:
         if not self.pairs and self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
+            self._unswept.clear()
+
+    def _sweep_later(self) -> None:
+        self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE / PARTS, self._sweep)
 
     def _sweep(self) -> None:
-        self._sweeping = self._clock.callLater(self._limits.close_seconds / SWEEPS_PER_CLOSE, self._sweep)
+        """Check the next part of the pairs."""
+        self._sweep_later()
+        if not self._unswept:
+            self._unswept = list(self.pairs)
         now = self._clock.seconds()
-        for pair in list(self.pairs):
-            pair.check(now)
+        for _ in range(min(len(self._unswept), -(-len(self.pairs) // PARTS))):
+            pair = self._unswept.pop()
+            if pair in self.pairs:
+                pair.check(now)
 
 
 class _Watched:

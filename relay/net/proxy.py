@@ -32,6 +32,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import socket
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
@@ -272,7 +273,8 @@ def _parse_v2(raw: bytes) -> ProxyHeader:
 
 def _unpack_addresses(raw: bytes, family: Family, size: int) -> tuple[ProxyAddress, ProxyAddress]:
     ports_at = V2_FIXED_BYTES + 2 * size
-    hosts = [str(ipaddress.ip_address(raw[at : at + size])) for at in (V2_FIXED_BYTES, V2_FIXED_BYTES + size)]
+    kind = socket.AF_INET if size == 4 else socket.AF_INET6
+    hosts = [socket.inet_ntop(kind, raw[at : at + size]) for at in (V2_FIXED_BYTES, V2_FIXED_BYTES + size)]
     ports = struct.unpack_from("!HH", raw, ports_at)
     return ProxyAddress(hosts[0], ports[0], family), ProxyAddress(hosts[1], ports[1], family)
 

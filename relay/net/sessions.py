@@ -46,7 +46,7 @@ class ResumePoint:
 
     def after(self, count: int) -> ResumePoint:
         """The byte ``count`` further on."""
-        return attrs.evolve(self, offset=self.offset + count)
+        return ResumePoint(self.rendition, self.name, self.epoch, self.offset + count)
 
     def to_bytes(self) -> bytes:
         """For the PROXY header: four words."""
@@ -169,6 +169,10 @@ class SessionFeed:
         """Tell it, if the balancer is connected; if not, the session is one that can't be resumed."""
         told = ("relayCheckpoint", self._session_id, float(at), *point.to_values())
         self._is_told = self._carrier.tell_balancer(self.balancer, *told)
+
+    def resumed(self) -> None:
+        """The balancer knows which bytes these are: it has asked for them."""
+        self._is_told = True
 
     def over(self) -> Deferred[None] | None:
         """The session ends here by our own decision: it is not to be resumed.  As with :meth:`suspend`."""

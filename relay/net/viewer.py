@@ -220,12 +220,14 @@ class Viewer:
     def join(self, join: LogStart) -> None:
         """Start at a join point of the stream's present log."""
         self._write(self._form.landing(self._log, join))
-        self._begin(join)
+        self._follow(join, is_news=True)
 
     def start_at(self, log: StreamLog, start: LogStart) -> None:
-        """Start at a position, without a word."""
+        """Start at a position, without a word: whoever asked for it knows what follows."""
         self._log = log
-        self._begin(start)
+        if self._feed is not None:
+            self._feed.resumed()
+        self._follow(start)
 
     def pump(self) -> bool:
         """Send what there is (called by the wake-up).  False if it is congested and so did not even try.
@@ -306,11 +308,12 @@ class Viewer:
             self._cursor.close()
             self._cursor = None
 
-    def _begin(self, start: LogStart) -> None:
+    def _follow(self, start: LogStart, is_news: bool = False) -> None:
         self._cursor = self._form.rendition(self._log, start).cursor(self._form.offset_of(start))
         self._run_start = self._cursor.offset
         self.stream.add_viewer(self)
-        self._checkpoint()
+        if is_news:
+            self._checkpoint()
         self._follower.follow(self._cursor, self._blocked)
 
     def _write(self, data: bytes) -> None:
