@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from relay.net.failover import RETURN
@@ -53,6 +54,7 @@ class Interruption:
     Args:
         stream: for people.
         counts: by cause.
+        clock: tells how long it takes.
         dead_seconds: that a neighbour may be silent.
 
     ``detail``: why we leave a member ourselves; to be set before that.
@@ -60,10 +62,13 @@ class Interruption:
 
     log = Logger()
 
-    def __init__(self, stream: str, counts: Counter[str], dead_seconds: float) -> None:
+    def __init__(self, stream: str, counts: Counter[str], clock: IReactorTime, dead_seconds: float) -> None:
         self.detail = ""
+        self._clock = clock
+        self._since = 0.0
         self._stream = stream
         self._counts = counts
+        self._dead_seconds = dead_seconds
         self._silence = f"silent for {1000 * dead_seconds:.0f} ms"
         self._outcome = ""
         self._name = ""
@@ -73,6 +78,7 @@ class Interruption:
     def began(self, name: str, outcome: str) -> None:
         """``name`` was read, and is no longer."""
         self._outcome, self._name, self._is_said = outcome, name, False
+        self._since = self._clock.seconds() - (self._dead_seconds if outcome == "dead" else 0.0)
         self._why = sentence_of(name, outcome, self._silence if outcome == "dead" else self.detail)
 
     def found_nobody(self) -> None:
@@ -81,10 +87,10 @@ class Interruption:
             self._is_said = True
             self.log.warn("{stream}: nobody to read from: {why}", stream=self._stream, why=self._why)
 
-    def ended(self, name: str) -> None:
-        """``name`` is read."""
+    def ended(self, name: str) -> float:
+        """``name`` is read; how many seconds nobody was."""
         if not self._outcome:
-            return
+            return 0.0
         self._counts[cause_of(self._outcome)] += 1
         words = "{stream}: reading from {name} now: {why}"
         if self._outcome == RETURN:
@@ -93,3 +99,4 @@ class Interruption:
             words = "{stream}: reading from {name} again; before: {why}"
         self.log.info(words, stream=self._stream, name=name, why=self._why)
         self._outcome = ""
+        return self._clock.seconds() - self._since

@@ -63,6 +63,8 @@ class Counts:
 
     def __init__(self) -> None:
         self.bytes_copied = 0
+        self.bytes_resumed = 0
+        """Of ``bytes_copied``, those that were published while an upstream was lost, and came from the next."""
         self.bytes_missing = 0
         self.gaps = 0
         self.epochs = 0
@@ -111,7 +113,7 @@ class Replica:
         self.name = name
         self.is_upstream_live = False
         self._timings = timings
-        self._interruption = Interruption(str(name), counts.failovers, timings.dead)
+        self._interruption = Interruption(str(name), counts.failovers, settings.clock, timings.dead)
         groups = [members] if mode is ReadMode.ACTIVE_STANDBY else [[member] for member in members]
         self.factories = [self._make_factory(group, settings) for group in groups]
         self._hub = hub
@@ -122,6 +124,7 @@ class Replica:
         self._readings: dict[Reading, None] = {}
         self._left: deque[int] = deque(maxlen=EPOCHS_REMEMBERED)
         self._end = 0  # the log's, with what was appended since the last flush
+        self._resumed_until_ms = -1  # media up to here was published while nobody was read
 
     def start(self) -> None:
         """Begin, from what is stored if there is anything."""
@@ -220,10 +223,13 @@ class Replica:
             self._begin(reading, told)
         elif told.offset > self._end and not self._is_filled_by_another(reading):
             self._jump(reading, stream, told)
+            self._interruption.ended(reading.upstream.shown)  # nothing of it is made good
         reading.epoch, reading.offset = told.epoch, told.offset
         if reading not in self._readings:
             self._readings[reading] = None
-            self._interruption.ended(reading.upstream.shown)
+            seconds = self._interruption.ended(reading.upstream.shown)
+            if seconds:
+                self._resumed_until_ms = self.time_ms + int(1000 * seconds)
         self._show()
 
     def copy(self, reading: Reading, message: MediaMessage) -> None:
@@ -240,6 +246,8 @@ class Replica:
             log.append(message)
             self._end += size
             self._counts.bytes_copied += size
+            if log.end_time_ms <= self._resumed_until_ms:
+                self._counts.bytes_resumed += size
         reading.factory.media_arrived()
 
     def flush(self) -> None:

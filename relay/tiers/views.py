@@ -24,6 +24,7 @@ OUTCOMES = "Connections that ended, by how."
 
 COUNTS = (
     ("copied_bytes", "Bytes of logs copied from upstream.", "bytes_copied"),
+    ("resumed_bytes", "Bytes of logs, published while an upstream was lost, that came from the next.", "bytes_resumed"),
     ("missing_bytes", "Bytes of logs that no upstream had any more: what viewers here have missed.", "bytes_missing"),
     ("gaps", "Times that a copy had to go on further on.", "gaps"),
     ("epochs", "Times that a log began anew upstream.", "epochs"),

@@ -166,6 +166,18 @@ class ResumeTests(ReplicaTestCase):
             (log_bytes(MESSAGES), 1, 0), (self.copy, self.counts.failovers.total(), self.counts.bytes_missing)
         )
 
+    def test_bytes_published_while_an_upstream_was_lost_are_counted(self) -> None:
+        """That is, as far into the media as the loss took; what is published later is not."""
+        self.begin(messages=MESSAGES[:20])
+        self.kill("a")
+        self.network.advance(0.1)
+        self.b.start(position_info(*self.b.asked))
+        self.b.send(MESSAGES[20:])
+        self.network.carry()
+        resumed = [message for message in MESSAGES[20:] if message.timestamp - MESSAGES[19].timestamp <= 100]
+        self.assertTrue(0 < len(resumed) < len(MESSAGES[20:]))
+        self.assertEqual(size(resumed), self.counts.bytes_resumed)
+
     def test_message_cut_in_the_middle_by_a_death_is_read_whole_from_the_other(self) -> None:
         """What was not a whole message was never in the log."""
         self.begin(messages=MESSAGES[:20])
