@@ -124,7 +124,7 @@ class Replica:
         self._readings: dict[Reading, None] = {}
         self._left: deque[int] = deque(maxlen=EPOCHS_REMEMBERED)
         self._end = 0  # the log's, with what was appended since the last flush
-        self._resumed_until_ms = -1  # media up to here was published while nobody was read
+        self._resumed_until_ms: int | None = None  # media up to here was published while nobody was read
 
     def start(self) -> None:
         """Begin, from what is stored if there is anything."""
@@ -246,9 +246,15 @@ class Replica:
             log.append(message)
             self._end += size
             self._counts.bytes_copied += size
-            if log.end_time_ms <= self._resumed_until_ms:
-                self._counts.bytes_resumed += size
+            if self._resumed_until_ms is not None:
+                self._count_resumed(message, size, self._resumed_until_ms)
         reading.factory.media_arrived()
+
+    def _count_resumed(self, message: MediaMessage, size: int, until_ms: int) -> None:
+        if until_ms - message.timestamp & 0xFFFFFFFF < 1 << 31:  # timestamps wrap
+            self._counts.bytes_resumed += size
+        else:
+            self._resumed_until_ms = None
 
     def flush(self) -> None:
         """A read is done."""
