@@ -26,7 +26,7 @@ def program(name: str) -> Path:
         NoCompiler: it can't be made.
     """
     source = SOURCES / f"{name}.c"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256((SOURCES / "common.h").read_bytes() + source.read_bytes()).hexdigest()[:16]
     directory = Path(tempfile.gettempdir()) / f"relay-benchmarks-{os.getuid()}"
     directory.mkdir(mode=0o700, exist_ok=True)
     if directory.stat().st_uid != os.getuid():

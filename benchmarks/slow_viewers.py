@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection
 
 import attrs
 from figures import spread, table
-from memory import Memory, memory_of
 from nodes import ClusterFailed, running_cluster
+from resident import Memory, memory_of
 from viewers import Viewer, ViewerFailed
 
 RECEIVE_BUFFER = 4096  # bytes; the kernel doubles it: about 0.2 s of the demo

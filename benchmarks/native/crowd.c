@@ -21,28 +21,19 @@
  * Lag.  Of each video frame: its arrival minus its timestamp, less the smallest such difference that any viewer, the
  * references included, has seen in this process's life.
  */
-#define _GNU_SOURCE
+#include "common.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     READ_BYTES = 1 << 20,
     CHUNK_STREAMS = 8,        /* that a server uses towards one viewer */
-    HANDSHAKE_BYTES = 1536,
     EVENTS = 512,
     JOIN_SECONDS = 60,
     MAX_REFERENCE = 1 << 30,  /* bytes; a run is minutes long */
@@ -51,52 +42,13 @@ enum kind { RTMP, FLV };
 enum state { SHAKING, HEAD, MEDIA };
 enum verdict { FINE, CUT, WRONG };
 
-static void die(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    fputs("crowd: ", stderr);
-    vfprintf(stderr, format, values);
-    fputc('\n', stderr);
-    va_end(values);
-    exit(1);
-}
-
-static void *grown(void *old, size_t bytes) {
-    void *grown_to = realloc(old, bytes);
-    if (!grown_to) die("out of memory");
-    return grown_to;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
 static double cpu_seconds(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
-static uint32_t big_endian(const uint8_t *at, int bytes) {
-    uint32_t value = 0;
-    for (int i = 0; i < bytes; i++) value = value << 8 | at[i];
-    return value;
-}
-
-/* ---------------------------------------------------------------- growing arrays */
-
-struct bytes { uint8_t *at; size_t count, room; };
-
-static void put(struct bytes *to, const void *from, size_t count) {
-    if (to->count + count > to->room) {
-        to->room = (to->count + count) * 2;
-        to->at = grown(to->at, to->room);
-    }
-    memcpy(to->at + to->count, from, count);
-    to->count += count;
-}
+/* ---------------------------------------------------------------- figures */
 
 struct numbers { double *at; size_t count, room; };
 
@@ -382,70 +334,17 @@ static void media(struct viewer *who, const uint8_t *data, size_t count, double 
 
 /* ---------------------------------------------------------------- conversation */
 
-static void put_string(struct bytes *to, const char *text) {
-    uint8_t head[3] = {2, strlen(text) >> 8, strlen(text)};
-    put(to, head, 3);
-    put(to, text, strlen(text));
-}
-
-static void put_number(struct bytes *to, double value) {
-    uint64_t bits;
-    uint8_t out[9] = {0};
-    memcpy(&bits, &value, 8);
-    for (int i = 0; i < 8; i++) out[1 + i] = bits >> (56 - 8 * i);
-    put(to, out, 9);
-}
-
-static void put_property(struct bytes *to, const char *name, const char *value) {
-    uint8_t head[2] = {strlen(name) >> 8, strlen(name)};
-    put(to, head, 2);
-    put(to, name, strlen(name));
-    put_string(to, value);
-}
-
-/* One command as chunks of 128 bytes on chunk stream 3. */
-static void put_command(struct bytes *to, const struct bytes *body, uint8_t message_stream) {
-    uint8_t head[12] = {3, 0, 0, 0, body->count >> 16, body->count >> 8, body->count, 20, message_stream, 0, 0, 0};
-    put(to, head, 12);
-    for (size_t at = 0; at < body->count; at += 128) {
-        uint8_t more = 0xC3;
-        if (at) put(to, &more, 1);
-        put(to, body->at + at, body->count - at < 128 ? body->count - at : 128);
-    }
-}
-
 static void say(struct viewer *who, const struct bytes *words) {
     if (send(who->fd, words->at, words->count, MSG_NOSIGNAL) != (ssize_t)words->count) end(who, CUT);
 }
 
 /* connect, createStream and play in one breath: each is answered in its order. */
 static void ask_to_play(struct viewer *who, const uint8_t *their_words) {
-    struct bytes out = {0}, body = {0};
-    char url[160];
-    put(&out, their_words, HANDSHAKE_BYTES);
-    put_string(&body, "connect");
-    put_number(&body, 1);
-    put(&body, "\3", 1);
-    put_property(&body, "app", who->app);
-    snprintf(url, sizeof url, "rtmp://%s/%s", who->place, who->app);
-    put_property(&body, "tcUrl", url);
-    put(&body, "\0\0\11", 3);
-    put_command(&out, &body, 0);
-    body.count = 0;
-    put_string(&body, "createStream");
-    put_number(&body, 2);
-    put(&body, "\5", 1);
-    put_command(&out, &body, 0);
-    body.count = 0;
-    put_string(&body, "play");
-    put_number(&body, 3);
-    put(&body, "\5", 1);
-    put_string(&body, who->name);
-    put_number(&body, -1000); /* live */
-    put_command(&out, &body, 1);
+    struct bytes out = {0};
+    put_greeting(&out, their_words, who->place, who->app);
+    put_command(&out, 1, 3, "play", who->name, NULL);
     say(who, &out);
     free(out.at);
-    free(body.at);
 }
 
 /* What comes before the media. */
@@ -665,10 +564,8 @@ static void look_again(void) {
 }
 
 int main(void) {
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    program_name = "crowd";
+    allow_descriptors();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event events[EVENTS], input = {.events = EPOLLIN, .data.ptr = NULL};
     fcntl(0, F_SETFL, O_NONBLOCK);
