@@ -70,7 +70,7 @@ def measure(contender: Contender, viewers: int, kbits: float, seconds: float, se
         "lag_p50_ms": window.lag_ms.p50,
         "lag_p99_ms": window.lag_ms.p99,
         "server_busy": 100 * server_busy / window.seconds,
-        "load_busy": 100 * load_busy / window.seconds,
+        "load_busy": 100 * max(load_busy, window.cpu_seconds) / window.seconds,
         "delivered": 100 * window.bytes * 8e-3 / (kbits * window.seconds * viewers),
     }
 

@@ -38,7 +38,7 @@ static double now(void) {
 }
 
 /* As many descriptors as this process may have. */
-static void allow_descriptors(void) {
+static inline void allow_descriptors(void) {
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
