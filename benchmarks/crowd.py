@@ -67,19 +67,20 @@ class Crowd:
         references: URLs of a node that nobody breaks, one of each kind at most: what the crowd's bytes are compared
             with.  Without one, they are only measured.
         core: the processor core to stay on.
+        is_judge: if not, the references only tell how soon a picture can be there.
 
     Raises:
         NoCompiler: it can't be made.
         ViewerFailed: a reference is not to be had.
     """
 
-    def __init__(self, references: Sequence[str] = (), core: int | None = None) -> None:
+    def __init__(self, references: Sequence[str] = (), core: int | None = None, *, is_judge: bool = True) -> None:
         pinned = [] if core is None else ["taskset", "-c", str(core)]
         self._process = subprocess.Popen(
             [*pinned, str(program("crowd"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         for url in references:
-            self._ask(f"ref {url}")
+            self._ask(f"{'ref' if is_judge else 'clock'} {url}")
         if references:
             self.run(REFERENCE_SECONDS)
 

@@ -133,11 +133,11 @@ def node(
     return run(stack, command, core, scratch / f"{name}.log", port), port
 
 
-def publish(stack: ExitStack, port: int, kbits: float, scratch: Path, count: int = 1) -> None:
+def publish(stack: ExitStack, port: int, kbits: float, scratch: Path, count: int = 1, name: str = "bench") -> None:
     """The padded demo clip as live/bench0, live/bench1, …, over and over."""
     clip = scratch / "clip.flv"
     clip.write_bytes(padded_clip(kbits))
-    command = [str(program("publisher")), str(clip), str(count), "200", f"rtmp://127.0.0.1:{port}/live/bench"]
+    command = [str(program("publisher")), str(clip), str(count), "200", f"rtmp://127.0.0.1:{port}/live/{name}"]
     log = scratch / "publisher.log"
     publisher = run(stack, command, LOAD_CORE, log)
     deadline = time.monotonic() + START_SECONDS + count / 100
@@ -177,13 +177,20 @@ def aggregator(*options: str) -> Start:
 def nginx_rtmp(stack: ExitStack, kbits: float) -> Server:
     """nginx with its RTMP module, one worker; as users run it."""
     scratch = scratch_of(stack)
+    pids, port = nginx_on(stack, SERVER_CORE, scratch)
+    publish(stack, port, kbits, scratch)
+    url = f"rtmp://127.0.0.1:{port}/live/bench0"
+    wait_for_picture(url)
+    return Server(pids=pids, rtmp=url)
+
+
+def nginx_on(stack: ExitStack, core: int, scratch: Path) -> tuple[list[int], int]:
+    """Its processes and its port."""
     (port,) = free_ports(1)
     config = scratch / "nginx.conf"
     config.write_text(NGINX_RTMP.format(scratch=scratch, port=port))
-    process = run(stack, ["nginx", "-c", str(config)], SERVER_CORE, scratch / "nginx.log", port)
-    publish(stack, port, kbits, scratch)
-    wait_for_picture(f"rtmp://127.0.0.1:{port}/live/bench0")
-    return Server(pids=[process.pid, *children(process.pid)], rtmp=f"rtmp://127.0.0.1:{port}/live/bench0")
+    process = run(stack, ["nginx", "-c", str(config)], core, scratch / "nginx.log", port)
+    return [process.pid, *children(process.pid)], port
 
 
 def limit(interval_ms: int, slices: int) -> Start:

@@ -6,6 +6,7 @@
  * while nobody asks.
  *
  *     ref URL                    one viewer whose bytes are the measure of all: of a node that nobody breaks
+ *     clock URL                  one viewer that is no measure but of time (see Lag)
  *     join COUNT RATE URL...     COUNT more viewers, RATE a second, two in turn to each URL; answers when each of them
  *                                has had a picture (and, with a reference, was found in it), or after 60 s
  *     run SECONDS                watch; answers with what happened since the last run
@@ -92,7 +93,7 @@ struct viewer {
     enum kind kind;
     enum state state;
     enum verdict verdict;
-    bool is_reference, has_picture;
+    bool is_reference, is_clock, has_picture;
     char app[64], name[128], place[64];
     double joined_at, arrived_at, longest;
     struct bytes unread;              /* before the media: what is not a whole answer yet */
@@ -194,7 +195,7 @@ static void picture(struct viewer *who, struct message *of, double at) {
         without_picture--;
         note(&first_frames, at - who->joined_at);
     }
-    if (!is_keyframe) return;
+    if (!is_keyframe || who->is_clock) return;
     if (who->is_reference) {
         struct keyframe found = {of->timestamp, who->message_at};
         if (references[who->kind].count == references[who->kind].room) {
@@ -324,7 +325,7 @@ static void parse(struct viewer *who, const uint8_t *data, size_t count, double 
 
 static void media(struct viewer *who, const uint8_t *data, size_t count, double at) {
     if (!count) return;
-    if (who->is_reference) {
+    if (who->is_reference && !who->is_clock) {
         struct bytes *bytes = &references[who->kind].bytes;
         if (bytes->count + count > MAX_REFERENCE) die("the run is too long: the reference has %zu bytes", bytes->count);
         put(bytes, data, count);
@@ -390,7 +391,7 @@ static void readable(struct viewer *who) {
     else converse(who, buffer, count, at);
 }
 
-static void join(const char *url, bool is_reference) {
+static void join(const char *url, bool is_reference, bool is_clock) {
     char host[40];
     int port, path_at = 0;
     bool is_rtmp = !strncmp(url, "rtmp://", 7);
@@ -401,6 +402,7 @@ static void join(const char *url, bool is_reference) {
     who->kind = is_rtmp ? RTMP : FLV;
     who->chunk_size = 128;
     who->is_reference = is_reference;
+    who->is_clock = is_clock;
     snprintf(who->place, sizeof who->place, "%s:%d", host, port);
     if (is_rtmp) {
         if (!slash || slash - path >= (long)sizeof who->app || strlen(slash + 1) >= sizeof who->name)
@@ -420,7 +422,7 @@ static void join(const char *url, bool is_reference) {
     }
     viewers[viewer_count++] = who;
     if (!is_reference) without_picture++;
-    if (is_reference) references[who->kind].is_there = true;
+    if (is_reference) references[who->kind].is_there |= !is_clock;
     else if (references[who->kind].is_there) unplaced++;
     who->joined_at = now();
     if (connect(who->fd, (struct sockaddr *)&address, sizeof address)) {
@@ -502,8 +504,8 @@ static void answer_run(void) {
 static void command(char *line) {
     char *word = strtok(line, " \n");
     if (!word) return;
-    if (!strcmp(word, "ref")) {
-        join(strtok(NULL, " \n"), true);
+    if (!strcmp(word, "ref") || !strcmp(word, "clock")) {
+        join(strtok(NULL, " \n"), true, word[0] == 'c');
         puts("{}");
         fflush(stdout);
     } else if (!strcmp(word, "join")) {
@@ -534,7 +536,7 @@ static int go_on(void) {
     double at = now();
     if (doing == JOINING) {
         while (joins_left && joined <= (at - begun) * join_rate) {
-            join(urls[(joined / 2 + joined % 2) % url_count], false);
+            join(urls[(joined / 2 + joined % 2) % url_count], false, false);
             joined++;
             joins_left--;
         }
