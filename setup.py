@@ -22,6 +22,7 @@ setup(
     ],
     extras_require={
         "test": ["av>=12", "hypothesis>=6.100", "imageio-ffmpeg>=0.5", "pytest>=8", "pytest-twisted>=1.14"],
+        "bench": ["matplotlib>=3.7"],
         "dev": ["mypy>=1.10", "mypy-zope>=1.0.5", "ruff>=0.6"],
     },
 )

@@ -91,11 +91,11 @@ def run(stack: ExitStack, command: Sequence[str], core: int, log: Path, until: i
     Args:
         until: wait until something listens on this port.
     """
-    if shutil.which(command[0]) is None:
+    if _which(command[0]) is None:
         raise ServerFailed(f"{command[0]} is not installed")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
+            ["taskset", "-c", str(core), _which(command[0]) or "", *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -108,6 +108,11 @@ def run(stack: ExitStack, command: Sequence[str], core: int, log: Path, until: i
             raise ServerFailed(f"{command[0]} does not start:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.05)
     return process
+
+
+def _which(name: str) -> str | None:
+    """Debian keeps servers where an ordinary user's PATH is not."""
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin")
 
 
 def _listens(port: int) -> bool:
@@ -227,8 +232,8 @@ def versions() -> dict[str, str]:
     """What is compared, and on what."""
     found = {"relay": __version__, "kernel": os.uname().release, "cores": str(os.cpu_count())}
     for name, command in (("nginx", ["nginx", "-v"]), ("haproxy", ["haproxy", "-v"]), ("cc", ["cc", "--version"])):
-        if shutil.which(command[0]):
-            said = subprocess.run(command, capture_output=True, text=True, check=False)
+        if path := _which(command[0]):
+            said = subprocess.run([path, *command[1:]], capture_output=True, text=True, check=False)
             found[name] = (said.stdout or said.stderr).splitlines()[0].strip()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -152,6 +152,8 @@ def add_best(
     """HAProxy's best way at each point is what we are compared with."""
     for point in points:
         rows = [row for row in report.rows if row.name in WAYS and row.point == point]
+        if not rows:
+            continue
         wanted = best([row.median(figure) for row in rows])
         found = next(row for row in rows if row.median(figure) == wanted)
         report.rows.append(Row(name=PEER, point=point, rounds=found.rounds))
@@ -163,9 +165,10 @@ def main() -> None:
     options_parser.add_argument("--viewers", type=int, action="append", metavar="N", help="may be repeated (500, 2000)")
     options_parser.add_argument("--kbits", type=float, default=1000, metavar="K", help="kbit/s (default: 1000)")
     options_parser.add_argument("--seconds", type=float, default=8, metavar="S", help="measured (default: 8)")
-    options_parser.add_argument("--bulk", action="store_true", help="only the bulk connection")
+    options_parser.add_argument("--bulk", action="store_true", help="one connection, as fast as it goes")
+    options_parser.add_argument("--without-peer", action="store_true", help="no HAProxy")
     options = options_parser.parse_args()
-    ways: dict[str, Proxy] = {name: haproxy(way) for name, way in WAYS.items()}
+    ways: dict[str, Proxy] = {} if options.without_peer else {name: haproxy(way) for name, way in WAYS.items()}
     if options.bulk:
         report = Report(title="splice, one bulk connection", columns=BULK_COLUMNS, peer=PEER)
         proxies = {"relay": bulk_balancer, **ways}

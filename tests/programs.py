@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
@@ -29,6 +30,14 @@ def require_program(name: str) -> str:
     if is_ci():
         raise AssertionError(f"{name} is missing, and in CI every program must be there")
     raise SkipTest(f"{name} is not installed")
+
+
+def require_module(name: str) -> None:
+    """As :func:`require_program`, for a Python module that an extra brings."""
+    if find_spec(name) is None:
+        if is_ci():
+            raise AssertionError(f"{name} is missing, and in CI every module must be there")
+        raise SkipTest(f"{name} is not installed")
 
 
 def processes_that_name(text: str) -> list[str]:

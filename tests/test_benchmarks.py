@@ -11,15 +11,26 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from benchmarks.figures import percentile, table
-from tests.programs import processes_that_name
+from tests.programs import processes_that_name, require_module, require_program
 
 ROOT = Path(__file__).parents[1]
+
+
+COMPARING = {  # with as little as they can do, and without their peers
+    "fanout.py": "--viewers 4 --interval 100 --kbits 4000 --seconds 1 --without-peer",
+    "splice.py": "--viewers 4 --kbits 4000 --seconds 1 --without-peer",
+    "join.py": "--joins 4 --rate 100 --storm 4 --without-peer",
+    "memory.py": "--viewers 4 --streams 2 --without-peer",
+    "chain.py": "--viewers 4 --streams 2 --seconds 1",
+    "ingest.py": "--streams 2 --seconds 1 --without-peer",
+    "scale.py": "--viewers 2 --viewers 4 --kbits 4000 --seconds 1",
+}
 
 
 class BenchmarkTests(TestCase):
     """Each as an operator runs it."""
 
-    timeout = 90
+    timeout = 180
 
     async def test_startup_counts_the_joins_through_a_whole_cluster(self) -> None:
         """Without a URL it starts a cluster, joins over both protocols and ends everything."""
@@ -51,6 +62,7 @@ class BenchmarkTests(TestCase):
 
     async def test_mass_failover_moves_the_crowd_and_compares_every_byte(self) -> None:
         """Half of them are at the aggregator that is killed."""
+        require_program("cc")
         options = ("--viewers", "8", "--kbits", "400", "--seconds", "2", "--fault", "kill", "--json")
         (report,) = json.loads(await self._benchmark("mass_failover.py", *options))
         self.assertEqual((8, 4, 0), (report["viewers"], report["moved"], report["cut_by_balancer"]))
@@ -59,6 +71,7 @@ class BenchmarkTests(TestCase):
 
     async def test_take_over_upgrades_the_balancer_of_a_crowd(self) -> None:
         """Nobody of them, and nobody who comes meanwhile, notices."""
+        require_program("cc")
         options = ("--viewers", "8", "--kbits", "400", "--seconds", "2", "--rounds", "1", "--json")
         (report,) = json.loads(await self._benchmark("take_over.py", *options))
         counts = ("viewers", "cut", "wrong", "behind", "refused")
@@ -67,8 +80,41 @@ class BenchmarkTests(TestCase):
 
     async def test_help_says_what_is_measured(self) -> None:
         """As every command does."""
-        for benchmark in ("startup.py", "slow_viewers.py", "mass_failover.py", "take_over.py"):
+        for benchmark in ("startup.py", "slow_viewers.py", "mass_failover.py", "take_over.py", *COMPARING):
             self.assertIn("--json", await self._benchmark(benchmark, "--help"))
+
+    async def test_those_that_compare_report_each_row(self) -> None:
+        """A table for people, JSON for programs; every row has a figure for every column, and delivers the stream."""
+        require_program("cc")
+        for benchmark, options in COMPARING.items():
+            found = Path(self.mktemp()).absolute()
+            words = [*options.split(), "--rounds", "1", "--json", str(found)]
+            out = await self._benchmark(benchmark, *words)
+            report = json.loads(found.read_text())
+            self.assertIn("relay", report["versions"])
+            for row in report["rows"]:
+                self.assertIn(row["name"], out)
+                self.assertEqual(1, len(row["rounds"]), row)
+                self.assertTrue(all(value >= 0 for value in row["median"].values()), row)
+                self.assertLess(90, row["median"].get("delivered", 100), row)
+
+    async def test_peers_are_compared_with(self) -> None:
+        """nginx-rtmp and HAProxy, in the same run, with a picture of it."""
+        for program in ("cc", "nginx", "haproxy"):
+            require_program(program)
+        require_module("matplotlib")
+        for benchmark, options, peer in (
+            ("join.py", "--joins 4 --rate 100 --storm 4", "nginx-rtmp"),
+            ("splice.py", "--bulk --seconds 1", "HAProxy, its best"),
+        ):
+            found, picture = Path(self.mktemp()).absolute(), Path(f"{self.mktemp()}.svg").absolute()
+            words = [*options.split(), "--rounds", "1", "--json", str(found), "--plot", str(picture)]
+            await self._benchmark(benchmark, *words)
+            report = json.loads(found.read_text())
+            ours = next(row for row in report["rows"] if row["name"] == "relay")
+            self.assertEqual(peer, report["peer"])
+            self.assertTrue(all(ratio > 0 for ratio in ours["ratio"].values()), ours)
+            self.assertIn("<svg", picture.read_text())
 
     async def _benchmark(self, benchmark: str, *arguments: str) -> str:
         out, err, status = await self._try_benchmark(benchmark, *arguments)
@@ -81,7 +127,7 @@ class BenchmarkTests(TestCase):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
         command = [str(ROOT / "benchmarks" / benchmark), *arguments]
         out, err, status = await getProcessOutputAndValue(sys.executable, command, environment)
-        self.assertEqual([], list(scratch.iterdir()))
+        self.assertEqual([], [path for path in scratch.iterdir() if path.name != f"relay-benchmarks-{os.getuid()}"])
         self.assertEqual([], processes_that_name(str(scratch)))
         return out.decode(), err.decode(), status
 
