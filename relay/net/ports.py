@@ -3,6 +3,10 @@
 Owns which sockets there are and how each was asked for.  Called by endpoints, in the place of the reactor, by
 :mod:`relay.net.giving` and :mod:`relay.net.taking`.
 
+With ``shared`` several processes listen on one port, each with a socket of its own (``SO_REUSEPORT``): the kernel deals
+the connections out by a hash of their addresses.  A process that ends takes those with it that wait in its queue, and
+the others get its share; one that hangs keeps its share waiting.  (HAProxy and nginx do it so, too.)
+
 An endpoint, whatever string made it, ends in one of the reactor's ``listen`` calls.  Here such a call is answered with
 the socket that the process before us had for the same address, if it had one: so a TLS endpoint gets its certificate
 from the new command line and its socket from the old process.  A socket that two processes have is never shut down, by
@@ -11,10 +15,12 @@ either: that would end it for both.  Connections that wait in its queue are whoe
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.protocols import tls
 
@@ -82,11 +88,22 @@ class Ports:
                 port.socket.close()
         self._ports.clear()
 
+    @property
+    def shared(self) -> SharedPorts:
+        """For endpoints whose port others may listen on, too."""
+        return SharedPorts(self)
+
     # what endpoints call (the reactor's interfaces)
 
-    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> Any:
-        asked = _address(interface, port)
-        return self._listen(asked, factory, lambda: self._reactor.listenTCP(port, factory, backlog, interface))
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "", *, is_shared: bool = False
+    ) -> Any:
+        def listen() -> Any:
+            if is_shared:
+                return _listen_shared(self._reactor, port, factory, backlog, interface)
+            return self._reactor.listenTCP(port, factory, backlog, interface)
+
+        return self._listen(_address(interface, port), factory, listen)
 
     def listenSSL(
         self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
@@ -118,6 +135,39 @@ class Ports:
             port.stopReading()
         self._ports.append((asked, port))
         return port
+
+
+class SharedPorts:
+    """Listens like :class:`Ports`, on ports that other processes of the same user may share."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> Any:
+        return self._ports.listenTCP(port, factory, backlog, interface, is_shared=True)
+
+    def listenSSL(
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        return self.listenTCP(port, tls.TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
+
+
+def _listen_shared(reactor: Any, port: int, factory: IProtocolFactory, backlog: int, interface: str) -> Any:
+    """As ``reactor.listenTCP``.
+
+    Raises:
+        CannotListenError: the port is taken by somebody who does not share it, or can't be had.
+    """
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            listening.bind((interface, port))
+            listening.listen(backlog)
+        except OSError as error:
+            raise CannotListenError(interface, port, error) from None
+        return reactor.adoptStreamPort(listening.fileno(), family, factory)
 
 
 def _address(interface: str, port: int) -> str:

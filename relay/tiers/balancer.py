@@ -69,6 +69,10 @@ class Options(PeerOptions, HandoverOptions):
         ["hold-seconds", None, 10.0,
          "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
     ]  # fmt: skip
+    optFlags = [
+        ["reuse-port", None,
+         "Share the port of --listen with other processes that do, too (SO_REUSEPORT): one each for several cores."],
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,6 +89,8 @@ class Options(PeerOptions, HandoverOptions):
             raise usage.UsageError("at least one --aggregator is required")
         if self["pin"] is not None and self["pin"] not in names:
             raise usage.UsageError(f"--pin {self['pin']!r} is none of {', '.join(names)}")
+        if self["reuse-port"] and not self["listen"].startswith(("tcp:", "tcp6:", "ssl:")):
+            raise usage.UsageError(f"--reuse-port: --listen {self['listen']!r} is no TCP port")
         if self["when-pinned-down"] not in PINNED_DOWN:
             choices = ", ".join(PINNED_DOWN)
             raise usage.UsageError(f"--when-pinned-down {self['when-pinned-down']!r} is none of {choices}")
@@ -270,7 +276,7 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     if neighbourhood is not None:
         balancer.join(neighbourhood)
     view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]), neighbourhood)
-    return serve(balancer, view, options, reactor, ports)
+    return serve(balancer, view, options, reactor, ports, ports.shared if options["reuse-port"] else None)
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:

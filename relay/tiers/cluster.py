@@ -107,10 +107,10 @@ def listen_elsewhere(spec: ClusterSpec, text: str) -> ClusterSpec:
         endpoint = parse_server_endpoint(text)
     except ValueError as error:
         raise ConfigError(f"--listen {text!r}: {error}") from None
-    if len(spec.balancers) != 1:
+    if len({balancer.listen.text for balancer in spec.balancers}) != 1:
         raise ConfigError(f"--listen {text!r}: there are {len(spec.balancers)} balancers; say it in the file")
-    balancer = attrs.evolve(spec.balancers[0], listen=endpoint)
-    return attrs.evolve(spec, balancers=(balancer,))
+    balancers = tuple(attrs.evolve(balancer, listen=endpoint) for balancer in spec.balancers)
+    return attrs.evolve(spec, balancers=balancers)
 
 
 class Cluster(MultiService):

@@ -24,6 +24,8 @@ from relay.tiers.endpoints import Endpoint, parse_client_endpoint, parse_server_
 
 LOCALHOST = "127.0.0.1"
 DEMO_STREAM = StreamName("live", "demo")
+MAX_PROCESSES = 64  # of one node; a number with a digit too many is a mistake
+PROCESS_NUMBER = "{process}"  # in options of a node that is several processes
 
 
 @attrs.frozen(kw_only=True)
@@ -39,6 +41,8 @@ class NodeSpec:
     trust_proxy: tuple[str, ...] = ()
     is_storing: bool = False
     own_arguments: tuple[str, ...] = ()
+    port_group: str = ""
+    """Nodes of one group listen on one port together."""
 
     def arguments(self, *, store: Path | None, secret_file: Path | None) -> list[str]:
         """What follows ``twistd -n``: the plugin's name and its options."""
@@ -134,8 +138,10 @@ def _read_cluster(top: Table, directory: Path) -> ClusterSpec:
     origins = tuple(_read_origin(table) for table in top.tables("origin"))
     pairs = tuple(_read_pair(table, origins) for table in top.tables("pair"))
     _refuse_equal_names("pair", [pair.name for pair in pairs], top)
-    aggregators = tuple(_read_aggregator(table, number, pairs) for number, table in enumerate(top.tables("aggregator")))
-    balancers = tuple(_read_balancer(table, aggregators) for table in top.tables("balancer"))
+    aggregators = tuple(
+        node for number, table in enumerate(top.tables("aggregator")) for node in _read_aggregator(table, number, pairs)
+    )
+    balancers = tuple(node for table in top.tables("balancer") for node in _read_balancer(table, aggregators))
     top.finish()
     spec = ClusterSpec(
         origins=origins,
@@ -194,7 +200,7 @@ def _reference(table: Table, key: str, name: str, nodes: Sequence[NodeSpec]) -> 
     raise table.fault(key, name, f"must be one of {', '.join(node.name for node in nodes)}")
 
 
-def _read_aggregator(table: Table, number: int, pairs: Sequence[PairSpec]) -> NodeSpec:
+def _read_aggregator(table: Table, number: int, pairs: Sequence[PairSpec]) -> list[NodeSpec]:
     """Unless it says otherwise, the first aggregator prefers the first of each pair, the second the second, and so on.
 
     Args:
@@ -214,10 +220,11 @@ def _read_aggregator(table: Table, number: int, pairs: Sequence[PairSpec]) -> No
     read = table.choice("read", ("active-standby", "merge"))
     if read is not None:
         own += ["--read", read]
-    return _read_node(table, "aggregator", own)
+    count = _read_processes(table)
+    return _multiply(_read_node(table, "aggregator", own), count, table, shares_port=False)
 
 
-def _read_balancer(table: Table, aggregators: Sequence[NodeSpec]) -> NodeSpec:
+def _read_balancer(table: Table, aggregators: Sequence[NodeSpec]) -> list[NodeSpec]:
     own = [argument for node in aggregators for argument in ("--aggregator", f"{node.name}={node.connect}")]
     policy = table.choice("policy", ("any", "source-hash", "least-viewers"))
     if policy is not None:
@@ -225,7 +232,47 @@ def _read_balancer(table: Table, aggregators: Sequence[NodeSpec]) -> NodeSpec:
     pin = table.text("pin")
     if pin is not None:
         own += ["--pin", _reference(table, "pin", pin, aggregators).name]
-    return _read_node(table, "balancer", own)
+    count = _read_processes(table)
+    if count > 1:
+        own.append("--reuse-port")
+    return _multiply(_read_node(table, "balancer", own), count, table, shares_port=True)
+
+
+def _read_processes(table: Table) -> int:
+    """How many processes a node is."""
+    count = table.number("processes")
+    if count is None:
+        return 1
+    if not 1 <= count <= MAX_PROCESSES:
+        raise table.fault("processes", count, f"must be 1 to {MAX_PROCESSES}")
+    return count
+
+
+def _multiply(node: NodeSpec, count: int, table: Table, *, shares_port: bool) -> list[NodeSpec]:
+    """A node as so many: NAME.1 and so on, each with its own port, or all with one, and with its own admin port."""
+    if count == 1:
+        return [node]
+    if node.listen.kind not in ("tcp", "tcp6", *(("ssl",) if shares_port else ())) or not node.listen.port:
+        raise table.fault("listen", node.listen.text, f"{count} processes need a TCP port")
+    if not shares_port and node.connect != _plain(node.host, node.listen.port):
+        raise table.fault("connect", node.connect, "each process has a port of its own: leave it out")
+    if node.admin is not None and not node.admin.is_plain_tcp:
+        raise table.fault("admin", node.admin.text, f"{count} processes need a TCP port each")
+    made = []
+    for at in range(count):
+        listen = node.listen if shares_port else node.listen.moved(at)
+        made.append(
+            attrs.evolve(
+                node,
+                name=f"{node.name}.{at + 1}",
+                listen=listen,
+                connect=node.connect if shares_port else _plain(node.host, listen.port),
+                admin=None if node.admin is None else node.admin.moved(at),
+                own_arguments=tuple(text.replace(PROCESS_NUMBER, str(at + 1)) for text in node.own_arguments),
+                port_group=node.name if shares_port else "",
+            )
+        )
+    return made
 
 
 def _read_node(table: Table, tier: str, own_arguments: Sequence[str], *, is_storing: bool = False) -> NodeSpec:
@@ -247,7 +294,7 @@ def _read_node(table: Table, tier: str, own_arguments: Sequence[str], *, is_stor
         name=name,
         host=host,
         listen=listen,
-        connect=connect.text if connect else f"tcp:{_escape(host)}:{listen.port}",
+        connect=connect.text if connect else _plain(host, listen.port),
         admin=admin,
         trust_proxy=trust_proxy,
         is_storing=is_storing,
@@ -255,9 +302,9 @@ def _read_node(table: Table, tier: str, own_arguments: Sequence[str], *, is_stor
     )
 
 
-def _escape(host: str) -> str:
-    """An IPv6 address in an endpoint string."""
-    return host.replace(":", r"\:")
+def _plain(host: str, port: int) -> str:
+    """A client endpoint; an IPv6 address has its colons escaped."""
+    return f"tcp:{host.replace(':', chr(92) + ':')}:{port}"
 
 
 def _check_name(text: str) -> str:
@@ -287,6 +334,8 @@ def _refuse_equal_ports(spec: ClusterSpec, top: Table) -> None:
         if endpoint is not None
     ]
     for (node, key, mine), (other, other_key, theirs) in combinations(sockets, 2):
+        if key == other_key == "listen" and node.port_group and node.port_group == other.port_group:
+            continue
         if node.host == other.host and mine.collides_with(theirs):
             owner = f"{key} of {node.name}, {mine.text!r}"
             raise ConfigError(f"{top.where}: {other_key} of {other.name} = {theirs.text!r}: taken by {owner}")

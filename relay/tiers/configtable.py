@@ -60,6 +60,12 @@ class Table:
             raise self.fault(key, value, f"must be one of {', '.join(choices)}")
         return value
 
+    def number(self, key: str) -> int | None:
+        value: int | None = self.take(key, int, "a whole number", None)
+        if isinstance(value, bool):
+            raise self.fault(key, value, "must be a whole number")
+        return value
+
     def texts(self, key: str) -> tuple[str, ...]:
         values = self.take(key, list, "a list of strings", [])
         if not all(isinstance(value, str) and value for value in values):

@@ -47,6 +47,12 @@ class Endpoint:
         """Can a ``tcp:`` client endpoint be made from the port alone?"""
         return self.kind in ("tcp", "tcp6") and self.port != 0
 
+    def moved(self, by: int) -> Endpoint:
+        """The same with a port ``by`` higher."""
+        port = self.port + by
+        text = re.sub(rf"(?<=:)(port=)?{self.port}(?=:|$)", rf"\g<1>{port}", self.text, count=1)
+        return attrs.evolve(self, text=text, port=port)
+
     def collides_with(self, other: Endpoint) -> bool:
         """Would the second of the two fail to listen, on one machine?"""
         if self.path or other.path:

@@ -335,14 +335,17 @@ NodeT = TypeVar("NodeT", bound=Listens)
 OptionsT = TypeVar("OptionsT", bound=NodeOptions)
 
 
-def serve(node: NodeT, view: NodeView, options: NodeOptions, reactor: Any, ports: Any = None) -> NodeT:
+def serve(
+    node: NodeT, view: NodeView, options: NodeOptions, reactor: Any, ports: Any = None, media_ports: Any = None
+) -> NodeT:
     """Let a node listen where the options say, for media and for ``--admin``.
 
     Args:
         ports: listens in the place of the reactor (:class:`relay.net.ports.Ports`).
+        media_ports: the same, for ``--listen`` alone.
     """
     ports = reactor if ports is None else ports
-    node.listen(server_endpoint(ports, "--listen", options["listen"]))
+    node.listen(server_endpoint(media_ports or ports, "--listen", options["listen"]))
     if not options["secret-file"] and "interface=127." not in options["listen"]:
         log.warn("{name}: no --secret-file: every peer on this host is believed to be a node", name=options["name"])
     if options["admin"]:

@@ -9,6 +9,7 @@ import tempfile
 from typing import Any
 
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
@@ -115,3 +116,53 @@ class PortsTests(TestCase):
     async def test_what_nobody_asks_for_is_said(self) -> None:
         _, after, _ = await self.pair(TCP, "tcp:0:interface=127.0.0.2")
         self.assertEqual(["tcp 127.0.0.1 0"], after.unclaimed())
+
+    async def share(self, listen: str = TCP) -> tuple[Any, Any]:
+        """Two processes' ports that share one number."""
+        first = await serverFromString(self.ports().shared, listen).listen(self.first)
+        number = first.getHost().port
+        second = await serverFromString(self.ports().shared, listen.replace(":0", f":{number}")).listen(self.second)
+        return first, second
+
+    async def test_shared_port_deals_connections_to_both(self) -> None:
+        """By the kernel, without a word between the processes."""
+        first, _ = await self.share()
+        for _ in range(64):
+            self.knock(first.getHost())
+        await eventually(lambda: self.first.count + self.second.count == 64)
+        self.assertTrue(self.first.count and self.second.count, (self.first.count, self.second.count))
+
+    async def test_the_other_has_all_when_one_is_gone(self) -> None:
+        first, second = await self.share()
+        await second.stopListening()
+        for _ in range(8):
+            self.knock(first.getHost())
+        await eventually(lambda: self.first.count == 8)
+
+    async def test_shared_port_of_tls(self) -> None:
+        path = f"{self.directory}/shared.pem"
+        write_certificate(path)
+        first, second = await self.share(f"ssl:0:interface=127.0.0.1:privateKey={path}:certKey={path}")
+        self.assertIsInstance(first.factory, TLSMemoryBIOFactory)
+        self.assertEqual(first.getHost(), second.getHost())
+
+    async def test_port_that_is_not_shared_is_taken(self) -> None:
+        """Both must say that they share it, and the error names the place."""
+        port = await serverFromString(self.ports(), TCP).listen(self.first)
+        number = port.getHost().port
+        with self.assertRaises(CannotListenError) as caught:
+            await serverFromString(self.ports().shared, f"tcp:{number}:interface=127.0.0.1").listen(self.second)
+        self.assertEqual(("127.0.0.1", number), (caught.exception.interface, caught.exception.port))
+
+    async def test_shared_port_is_handed_over(self) -> None:
+        """To the process that takes over, beside the one that shares it."""
+        before = self.ports()
+        address = (await serverFromString(before.shared, TCP).listen(self.first)).getHost()
+        after = self.ports()
+        asked, descriptors = before.handles()
+        after.inherit(asked, [os.dup(descriptor) for descriptor in descriptors])
+        await serverFromString(after.shared, TCP).listen(self.second)
+        before.forsake()
+        after.open()
+        self.knock(address)
+        await eventually(lambda: self.second.count)

@@ -246,8 +246,67 @@ MISTAKES = {
         [('[[pair.distributor]]\nname = "a2"', "[pair.x]\n")],
         'pair "a": exactly 2 [[distributor]] wanted, 1 found',
     ),
+    "no processes": ("", [('name = "agg1"', 'name = "agg1"\nprocesses = 0')], "processes = 0: must be 1 to 64"),
+    "processes in words": (
+        "",
+        [('name = "agg1"', 'name = "agg1"\nprocesses = "two"')],
+        "aggregator \"agg1\": processes = 'two': must be a whole number",
+    ),
+    "processes of an origin": ("", [('name = "o1"', 'name = "o1"\nprocesses = 2')], "no such key here"),
+    "processes without a port": (
+        "",
+        [
+            (
+                'name = "lb1"\nlisten = "tcp:1935"',
+                'name = "lb1"\nprocesses = 2\nconnect = "tcp:1.2.3.4:1"\nlisten = "unix:/x"',
+            )
+        ],
+        "listen = 'unix:/x': 2 processes need a TCP port",
+    ),
+    "processes at one place": (
+        "",
+        [('name = "agg1"', 'name = "agg1"\nprocesses = 2\nconnect = "tcp:10.0.0.1:1961"')],
+        "connect = 'tcp:10.0.0.1:1961': each process has a port of its own: leave it out",
+    ),
+    "ports of processes that are taken": (
+        "",
+        [('name = "agg1"', 'name = "agg1"\nprocesses = 2')],
+        "listen of agg2 = 'tcp:1962:interface=127.0.0.1': taken by listen of agg1.2",
+    ),
     "not TOML": ("= 1\n", (), "not TOML: "),
 }
+
+
+MANY = (
+    ('name = "agg1"', 'name = "agg1"\nprocesses = 2'),
+    ("tcp:1962:", "tcp:1972:"),
+    ("tcp:8086:", "tcp:8186:"),
+    ('name = "lb1"', 'name = "lb1"\nprocesses = 3\noptions = ["--handover=/run/lb1.{process}"]'),
+)
+
+
+def test_aggregator_of_several_processes_is_as_many_aggregators(tmp_path: Path) -> None:
+    """Each with its own ports, all with the same preferences; balancers know them all."""
+    cluster = changed(tmp_path, *MANY)
+    assert [node.name for node in cluster.aggregators] == ["agg1.1", "agg1.2", "agg2"]
+    assert "--listen tcp:1961:interface=127.0.0.1 --admin tcp:8186:interface=127.0.0.1" in line(cluster, "agg1.1")
+    assert "--listen tcp:1962:interface=127.0.0.1 --admin tcp:8187:interface=127.0.0.1" in line(cluster, "agg1.2")
+    assert "--pair a=tcp:127.0.0.1:1941,tcp:127.0.0.1:1942" in line(cluster, "agg1.2")
+    for number in (1, 2, 3):
+        assert "--aggregator agg1.1=tcp:127.0.0.1:1961 --aggregator agg1.2=tcp:127.0.0.1:1962" in line(
+            cluster, f"lb1.{number}"
+        )
+
+
+def test_balancer_of_several_processes_has_one_port(tmp_path: Path) -> None:
+    """Each has an admin port, and what its options say in its place."""
+    cluster = changed(tmp_path, *MANY)
+    assert [node.name for node in cluster.balancers] == ["lb1.1", "lb1.2", "lb1.3"]
+    for number in (1, 2, 3):
+        words = line(cluster, f"lb1.{number}")
+        assert f"--listen tcp:1935 --admin tcp:{8087 + number}:interface=127.0.0.1" in words
+        assert words.endswith(f"--reuse-port --handover=/run/lb1.{number}")
+    assert "--reuse-port" not in line(default_cluster(), "lb1")
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

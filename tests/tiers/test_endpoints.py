@@ -60,3 +60,13 @@ class EndpointTests(SynchronousTestCase):
             one, other = parse_server_endpoint(first), parse_server_endpoint(second)
             self.assertEqual(expected, one.collides_with(other), f"{first} {second}")
             self.assertEqual(expected, other.collides_with(one), f"{second} {first}")
+
+    def test_moved_is_the_same_with_another_port(self) -> None:
+        """However it is written; a number that looks like it is left alone."""
+        for text, expected in (
+            ("tcp:19:interface=127.0.0.19", "tcp:21:interface=127.0.0.19"),
+            ("tcp:interface=127.0.0.1:port=19", "tcp:interface=127.0.0.1:port=21"),
+            ("ssl:19:privateKey=19.pem", "ssl:21:privateKey=19.pem"),
+        ):
+            endpoint = parse_server_endpoint(text).moved(2)
+            self.assertEqual((expected, 21), (endpoint.text, endpoint.port))
