@@ -5,7 +5,7 @@
 An origin, a pair of distributors, an aggregator and a balancer.  A reference at the origin, and the viewers at the
 balancer, are in one process with one clock; lag is arrival minus timestamp, less the smallest such difference of all,
 so it is the whole way from the encoder's socket but for the quickest picture's way to the reference (under 1 ms).
-See benchmarks/README.md.
+All share the machine's cores.  See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from contest import Column, Figures, Report, Row, hold, parser, publish_report
 from crowd import Crowd
 from native import NoCompiler
-from servers import LOAD_CORE, SERVER_CORE, ServerFailed, cpu_seconds, node, publish, scratch_of, wait_for_picture
+from servers import ServerFailed, cpu_seconds, node, publish, scratch_of, wait_for_picture
 from viewers import ViewerFailed
 
 COLUMNS = [
@@ -36,16 +36,16 @@ def measure(viewers: int, streams: int, kbits: float, seconds: float) -> Figures
         scratch = scratch_of(stack)
         start = functools.partial(node, stack, scratch=scratch)
         processes = []
-        process, origin = start("origin", "o1", LOAD_CORE, "--store", str(scratch / "o1"))
+        process, origin = start("origin", "o1", None, "--store", str(scratch / "o1"))
         processes.append(process)
         members = []
         for name in ("a1", "a2"):
-            process, port = start("distributor", name, LOAD_CORE, "--upstream", f"tcp:127.0.0.1:{origin}")
+            process, port = start("distributor", name, None, "--upstream", f"tcp:127.0.0.1:{origin}")
             processes.append(process)
             members.append(f"tcp:127.0.0.1:{port}")
-        process, aggregator = start("aggregator", "agg1", SERVER_CORE, "--pair", f"a={','.join(members)}")
+        process, aggregator = start("aggregator", "agg1", None, "--pair", f"a={','.join(members)}")
         processes.append(process)
-        process, balancer = start("balancer", "lb1", SERVER_CORE, "--aggregator", f"agg1=tcp:127.0.0.1:{aggregator}")
+        process, balancer = start("balancer", "lb1", None, "--aggregator", f"agg1=tcp:127.0.0.1:{aggregator}")
         processes.append(process)
         publish(stack, origin, kbits, scratch, streams)
         wait_for_picture(f"rtmp://127.0.0.1:{balancer}/live/bench{streams - 1}")

@@ -85,17 +85,21 @@ def busy_seconds(core: int) -> float:
     raise ServerFailed(f"this machine has no core {core}: the benchmarks need two")
 
 
-def run(stack: ExitStack, command: Sequence[str], core: int, log: Path, until: int = 0) -> subprocess.Popen[bytes]:
-    """A process on a core, until the stack is closed.
+def run(
+    stack: ExitStack, command: Sequence[str], core: int | None, log: Path, until: int = 0
+) -> subprocess.Popen[bytes]:
+    """A process, until the stack is closed.
 
     Args:
+        core: where it is to stay; None lets the kernel decide.
         until: wait until something listens on this port.
     """
-    if _which(command[0]) is None:
+    path = _which(command[0])
+    if path is None:
         raise ServerFailed(f"{command[0]} is not installed")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(core), _which(command[0]) or "", *command[1:]],
+            [*(() if core is None else ("taskset", "-c", str(core))), path, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -129,7 +133,7 @@ def scratch_of(stack: ExitStack) -> Path:
 
 
 def node(
-    stack: ExitStack, tier: str, name: str, core: int, *options: str, scratch: Path
+    stack: ExitStack, tier: str, name: str, core: int | None, *options: str, scratch: Path
 ) -> tuple[subprocess.Popen[bytes], int]:
     """One of ours; its process and its port."""
     (port,) = free_ports(1)

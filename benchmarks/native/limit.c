@@ -2,9 +2,10 @@
  *
  *     limit PORT KBITS INTERVAL_MS SLICES
  *
- * An HTTP-FLV server of one made-up stream (25 pictures a second, a keyframe each second) on 127.0.0.1.  The stream is
- * written to a memfd.  Its viewers are dealt into slices, each of which is sent what there is once an interval, one
- * sendfile each; the slices are spread over the interval.  An interval of 0: all are sent each picture at once.
+ * An HTTP-FLV server of one made-up stream on 127.0.0.1: 24 pictures and 48 sounds a second (as many messages as the clip
+ * has that the others send), a keyframe each second.  The stream is written to a memfd.  Its viewers are dealt into slices,
+ * each of which is sent what there is once an interval, one sendfile each; the slices are spread over the interval.  An
+ * interval of 0: all are sent each message at once.
  */
 #include "common.h"
 #include <arpa/inet.h>
@@ -16,29 +17,30 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { FRAMES_PER_SECOND = 25, MAX_VIEWERS = 1 << 16, NOTSENT_LOWAT = 128 << 10 };
+enum { MESSAGES_PER_SECOND = 72, SOUND_BYTES = 170, MAX_VIEWERS = 1 << 16, NOTSENT_LOWAT = 128 << 10 };
 
 struct viewer { int fd; off_t offset; };
 
 static struct viewer viewers[MAX_VIEWERS];
 static int count, log_fd;
 static off_t end, keyframe;
-static uint32_t frames;
+static uint32_t messages;
 
-/* One picture as an FLV tag. */
-static void append(size_t bytes) {
+/* The next message, as an FLV tag: a picture of so many bytes, then two sounds. */
+static void append(size_t picture_bytes) {
     static uint8_t tag[1 << 20];
-    uint32_t timestamp = frames * 1000 / FRAMES_PER_SECOND, size = bytes + 11;
-    bool is_keyframe = frames % FRAMES_PER_SECOND == 0;
-    uint8_t head[] = {9, bytes >> 16, bytes >> 8, bytes, timestamp >> 16, timestamp >> 8, timestamp, timestamp >> 24, 0, 0, 0,
-                      is_keyframe ? 0x17 : 0x27, 1};
+    bool is_picture = messages % 3 == 0, is_keyframe = messages % MESSAGES_PER_SECOND == 0;
+    size_t bytes = is_picture ? picture_bytes : SOUND_BYTES;
+    uint32_t timestamp = messages * 1000ull / MESSAGES_PER_SECOND, size = bytes + 11;
+    uint8_t head[] = {is_picture ? 9 : 8, bytes >> 16, bytes >> 8, bytes, timestamp >> 16, timestamp >> 8, timestamp,
+                      timestamp >> 24, 0, 0, 0, !is_picture ? 0xAF : is_keyframe ? 0x17 : 0x27, 1};
     uint8_t tail[] = {size >> 24, size >> 16, size >> 8, size};
     memcpy(tag, head, sizeof head);
     memcpy(tag + size, tail, 4);
     if (is_keyframe) keyframe = end;
     if (pwrite(log_fd, tag, size + 4, end) != (ssize_t)size + 4) die("can't write");
     end += size + 4;
-    frames++;
+    messages++;
 }
 
 static void admit(int listener) {
@@ -61,7 +63,8 @@ int main(int words, char **word) {
     program_name = "limit";
     if (words != 5) die("limit PORT KBITS INTERVAL_MS SLICES");
     int port = atoi(word[1]), slices = atoi(word[4]), one = 1, low = NOTSENT_LOWAT;
-    size_t frame = strtod(word[2], NULL) * 125 / FRAMES_PER_SECOND - 15;
+    double bytes_per_second = strtod(word[2], NULL) * 125;
+    size_t picture = (bytes_per_second - MESSAGES_PER_SECOND * 15) / (MESSAGES_PER_SECOND / 3) - 2 * SOUND_BYTES;
     double interval = atof(word[3]) / 1e3;
     allow_descriptors();
     log_fd = memfd_create("log", MFD_CLOEXEC);
@@ -72,12 +75,12 @@ int main(int words, char **word) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) die("can't listen");
-    double begun = now(), tick = interval ? interval / slices : 1.0 / FRAMES_PER_SECOND;
+    double begun = now(), tick = interval ? interval / slices : 1.0 / MESSAGES_PER_SECOND;
     for (long number = 1;; number++) {
         double wait = begun + number * tick - now();
         if (wait > 0) usleep(wait * 1e6);
         admit(listener);
-        while (frames <= (now() - begun) * FRAMES_PER_SECOND) append(frame);
+        while (messages <= (now() - begun) * MESSAGES_PER_SECOND) append(picture);
         if (interval) send_slice(number % slices, slices);
         else send_slice(0, 1);
     }
