@@ -2,7 +2,8 @@
  *
  *     publisher FILE COUNT RATE rtmp://HOST:PORT/APP/NAME       COUNT streams NAME0, NAME1, ..., RATE of them a second
  *
- * Streams are spread over the time between two pictures.  Says "ready" when all are published; ends, with a line of
+ * All have one timeline, so that a timestamp tells when its picture was sent, in whatever stream; but one that began
+ * later than another sends its pictures at other moments.  Says "ready" when all are published; ends, with a line of
  * why, when a server closes one of them.
  */
 #include "common.h"
@@ -110,12 +111,14 @@ int main(int words, char **word) {
     read_file(word[1]);
     if (!frame_count) die("%s is empty", word[1]);
     struct stream *streams = calloc(count, sizeof *streams);
+    double begun = now();
     for (int i = 0; i < count; i++) {
         char numbered[96];
         snprintf(numbered, sizeof numbered, "%s%d", name, i);
         publish(&streams[i], host, port, app, numbered);
         usleep(1e6 / rate);
-        streams[i].begun = now();
+        streams[i].begun = begun;
+        streams[i].base = (now() - begun) * 1e3;
         for (int before = 0; before <= i; before++) go_on(&streams[before]);
     }
     puts("ready");

@@ -84,7 +84,7 @@ class Publication:
 
     def flush(self) -> None:
         """Everything of this read was received."""
-        self._ingest.stream.flush()
+        self._ingest.stream.flush_soon()
 
     def end(self) -> None:
         """The publisher is gone, or has ended its publication."""

@@ -67,7 +67,7 @@ class Reading(RtmpClientProtocol):
             self.give_up("behind")
 
     def read_done(self) -> None:
-        self._replica.flush()
+        self._replica.read_done()
 
     def over(self, outcome: str) -> None:
         self._replica.lost(self, outcome)

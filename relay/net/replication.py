@@ -256,10 +256,10 @@ class Replica:
         else:
             self._resumed_until_ms = None
 
-    def flush(self) -> None:
-        """A read is done."""
+    def read_done(self) -> None:
+        """All messages of a read were given."""
         if self._stream is not None:
-            self._stream.flush()
+            self._stream.flush_soon()
 
     def ended(self, reading: Reading) -> None:
         """The broadcast is over, and this reading has brought all of it."""
@@ -272,7 +272,8 @@ class Replica:
         """A connection is gone."""
         if outcome != "stopped" and reading in self._readings:
             self._interruption.began(reading.upstream.shown, outcome)
-        self.flush()
+        if self._stream is not None:
+            self._stream.flush()
         self._readings.pop(reading, None)
         for other in self._readings:  # that read on
             self._interruption.ended(other.upstream.shown)
@@ -340,11 +341,14 @@ class Replica:
             end=self._end,
             offset=told.offset,
         )
+        stream.flush()
         stream.log.skip_to(told.start)
         self._end = told.offset
 
     def _compare(self, reading: Reading, log: StreamLog, offset: int, message: MediaMessage) -> None:
         """The upstream repeats what we have: it must be the same."""
+        if self._stream is not None and offset >= log.end:
+            self._stream.flush()  # it was appended, and waits to be written
         try:
             log.check(offset, message)
         except LogDiverged as error:

@@ -16,6 +16,7 @@ from relay.errors import LimitExceeded, RelayError
 from relay.limits import Limits
 from relay.log.log import StreamLog
 from relay.names import StreamName
+from relay.net.flushing import FlushQueue
 from relay.net.viewer import Viewer
 from relay.net.wakeup import Wakeup
 
@@ -31,8 +32,11 @@ class LiveStream:
     back.
     """
 
-    def __init__(self, name: StreamName, log: StreamLog, clock: IReactorTime, merge_seconds: float) -> None:
+    def __init__(
+        self, name: StreamName, log: StreamLog, clock: IReactorTime, merge_seconds: float, flushes: FlushQueue
+    ) -> None:
         self.name = name
+        self._flushes = flushes
         self.log = log
         self.wakeup = Wakeup(clock, merge_seconds)
         self.viewers: dict[Viewer, None] = {}
@@ -84,6 +88,10 @@ class LiveStream:
         self._ahead.append((offset, is_flv, reached))
         return reached
 
+    def flush_soon(self) -> None:
+        """As :meth:`flush`, at once or a little later (:mod:`relay.net.flushing`): what follows a read."""
+        self._flushes.add(self)
+
     def flush(self) -> None:
         """Write what was appended, then tell the readers (I5: in this order)."""
         if self.log.flush():
@@ -125,6 +133,7 @@ class LiveStream:
 
     def close(self) -> None:
         """Let go of everything; readers that are left are told to go."""
+        self._flushes.discard(self)
         for viewer in list(self.viewers):
             viewer.dismiss()
         self.wakeup.close()
@@ -154,6 +163,7 @@ class Hub:
         self._waiting: dict[StreamName, list[Deferred[LiveStream]]] = {}
         self._observers: list[Observer] = []
         self._copied_by: dict[StreamName, object] = {}
+        self._flushes = FlushQueue(clock, lambda: len(self._streams))
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -178,7 +188,7 @@ class Hub:
         """
         if len(self._streams) >= self.limits.streams:
             raise LimitExceeded("streams", self.limits.streams)
-        stream = LiveStream(name, log, self.clock, self.merge_seconds)
+        stream = LiveStream(name, log, self.clock, self.merge_seconds, self._flushes)
         stream.on_flush = self._flushed
         self._streams[name] = stream
         self.tell("appeared", stream)
@@ -250,6 +260,7 @@ class Hub:
         for name, waiting in list(self._waiting.items()):
             for deferred in list(waiting):
                 self._give_up(name, deferred)
+        self._flushes.close()
         for stream in self:
             stream.close()
         self._streams.clear()

@@ -11,6 +11,7 @@ from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.names import StreamName, split_query
 from relay.net.failover import Upstream
+from relay.net.flushing import AT_ONCE
 from relay.net.identity import NodeIdentity
 from relay.net.logs import MemoryLogs
 from relay.net.positions import position_info, start_info
@@ -369,6 +370,20 @@ class MergeTests(ReplicaTestCase):
         self.a.send(MESSAGES[20:])
         self.network.carry()
         self.assertEqual(log_bytes(MESSAGES), self.copy)
+
+    def test_what_is_not_written_yet_is_compared_too(self) -> None:
+        """On a node with many streams, what came waits for a moment (relay.net.flushing)."""
+        for number in range(AT_ONCE):
+            self.hub.add(StreamName("live", f"other{number}"), memory_log())
+        self.begin(self.a, MESSAGES[:20])
+        self.b.start(start_info(EPOCH, LogStart()))
+        self.b.send(MESSAGES[:15])
+        self.network.carry()
+        self.assertEqual((0, 0), (self.counts.diverged, self.b.ends))
+        self.b.send([video(15 * 40, size=9)])
+        self.network.carry()
+        self.flushLoggedErrors()
+        self.assertEqual((1, 1, 0), (self.counts.diverged, self.b.ends, self.a.ends))
 
     def test_difference_is_counted_and_the_one_that_came_second_is_left(self) -> None:
         self.begin(self.a, MESSAGES[:20])
