@@ -11,13 +11,11 @@ All share the machine's cores.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 from contextlib import ExitStack
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from crowd import Crowd
-from native import NoCompiler
-from servers import ServerFailed, cpu_seconds, node, publish, scratch_of, wait_for_picture
+from servers import cpu_seconds, node, publish, scratch_of, wait_for_picture
 from viewers import ViewerFailed
 
 COLUMNS = [
@@ -89,7 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

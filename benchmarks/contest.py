@@ -17,7 +17,9 @@ from typing import Any
 
 import attrs
 from figures import table
-from servers import versions
+from native import NoCompiler
+from servers import ServerFailed, versions
+from viewers import ViewerFailed
 
 Figures = Mapping[str, float]
 
@@ -153,3 +155,11 @@ def publish_report(report: Report, options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
     if options.plot:
         report.plot(options.plot)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run it; what is not a fault of ours ends it with one line."""
+    try:
+        main()
+    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
+        sys.exit(str(stopped) or "interrupted")

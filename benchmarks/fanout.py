@@ -10,16 +10,13 @@ system calls as ours (``native/limit.c``).  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report, say
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program, say
 from crowd import Crowd
-from native import NoCompiler
 from servers import (
     LOAD_CORE,
     SERVER_CORE,
     Contender,
-    ServerFailed,
     aggregator,
     busy_seconds,
     cpu_seconds,
@@ -27,7 +24,6 @@ from servers import (
     nginx_rtmp,
     running,
 )
-from viewers import ViewerFailed
 
 PEER = "nginx-rtmp"
 SLICES = 10  # as relay.net.wakeup deals its viewers
@@ -116,7 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

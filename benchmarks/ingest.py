@@ -9,16 +9,13 @@ same streams, and stores nothing.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from contextlib import ExitStack
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report
-from native import NoCompiler
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from servers import (
     LOAD_CORE,
     SERVER_CORE,
-    ServerFailed,
     cpu_seconds,
     nginx_on,
     node,
@@ -26,7 +23,6 @@ from servers import (
     scratch_of,
     wait_for_picture,
 )
-from viewers import ViewerFailed
 
 PEER = "nginx-rtmp"
 COLUMNS = [
@@ -82,7 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

@@ -9,12 +9,10 @@ second.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from crowd import Crowd
-from native import NoCompiler
-from servers import LOAD_CORE, Contender, ServerFailed, aggregator, cpu_seconds, nginx_rtmp, running
+from servers import LOAD_CORE, Contender, all_contenders, cpu_seconds, running
 from viewers import ViewerFailed
 
 PEER = "nginx-rtmp"
@@ -54,12 +52,7 @@ def main() -> None:
     options_parser.add_argument("--kbits", type=float, default=1000, metavar="K", help="kbit/s (default: 1000)")
     options_parser.add_argument("--without-peer", action="store_true", help="no nginx-rtmp")
     options = options_parser.parse_args()
-    entries = [
-        Contender(name="relay", start=aggregator()),
-        Contender(name="relay FLV", start=aggregator(), kind="http"),
-    ]
-    if not options.without_peer:
-        entries.append(Contender(name=PEER, start=nginx_rtmp))
+    entries = all_contenders(without_peer=options.without_peer)
     report = Report(title="viewers come", columns=COLUMNS, peer=PEER)
     by_row = {}
     for joins, rate in ((options.joins, options.rate), (options.storm, AT_ONCE)):
@@ -73,7 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

@@ -10,27 +10,22 @@ are in a column of their own.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 from contextlib import ExitStack
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from crowd import Crowd
-from native import NoCompiler
 from resident import memory_of
 from servers import (
     LOAD_CORE,
     SERVER_CORE,
     Contender,
-    ServerFailed,
-    aggregator,
-    nginx_rtmp,
+    all_contenders,
     node,
     publish,
     running,
     scratch_of,
     wait_for_picture,
 )
-from viewers import ViewerFailed
 
 PEER = "nginx-rtmp"
 COLUMNS = [
@@ -93,12 +88,7 @@ def main() -> None:
     options_parser.add_argument("--kbits", type=float, default=300, metavar="K", help="of each (default: 300)")
     options_parser.add_argument("--without-peer", action="store_true", help="no nginx-rtmp")
     options = options_parser.parse_args()
-    entries = [
-        Contender(name="relay", start=aggregator()),
-        Contender(name="relay FLV", start=aggregator(), kind="http"),
-    ]
-    if not options.without_peer:
-        entries.append(Contender(name=PEER, start=nginx_rtmp))
+    entries = all_contenders(without_peer=options.without_peer)
     report = Report(title="memory", columns=COLUMNS, peer=PEER)
     by_row = {}
     for entry in entries:
@@ -113,7 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

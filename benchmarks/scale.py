@@ -9,13 +9,10 @@ viewers.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import sys
 
-from contest import Column, Report, Row, hold, parser, publish_report
+from contest import Column, Report, Row, hold, parser, publish_report, run_program
 from fanout import READING_SECONDS, measure, warn
-from native import NoCompiler
-from servers import Contender, ServerFailed, aggregator
-from viewers import ViewerFailed
+from servers import all_contenders
 
 COLUMNS = [
     Column(figure="cpu_per_gbit", title="CPU-s/Gbit", digits=3, ratio=True),
@@ -42,10 +39,7 @@ def main() -> None:
     options_parser.add_argument("--kbits", type=float, default=1000, metavar="K", help="kbit/s (default: 1000)")
     options_parser.add_argument("--seconds", type=float, default=8, metavar="S", help="measured (default: 8)")
     options = options_parser.parse_args()
-    entries = {
-        "relay": Contender(name="relay", start=aggregator()),
-        "relay FLV": Contender(name="relay FLV", start=aggregator(), kind="http"),
-    }
+    entries = {contender.name: contender for contender in all_contenders(without_peer=True)}
     report = ScaleReport(title=f"scale, {options.kbits:g} kbit/s", columns=COLUMNS, peer="the fewest")
     report.rows = [
         Row(name=name, point={"viewers": n}) for name in entries for n in options.viewers or [300, 1000, 3000]
@@ -58,7 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)

@@ -202,6 +202,15 @@ def nginx_on(stack: ExitStack, core: int, scratch: Path) -> tuple[list[int], int
     return [process.pid, *children(process.pid)], port
 
 
+def all_contenders(*, without_peer: bool) -> list[Contender]:
+    """Ours, in both forms, and the peer."""
+    ours = [
+        Contender(name="relay", start=aggregator()),
+        Contender(name="relay FLV", start=aggregator(), kind="http"),
+    ]
+    return ours if without_peer else [*ours, Contender(name="nginx-rtmp", start=nginx_rtmp)]
+
+
 def limit(interval_ms: int, slices: int) -> Start:
     """The bare loop in C."""
 

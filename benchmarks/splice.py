@@ -20,10 +20,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from contest import Column, Figures, Report, Row, hold, parser, publish_report
+from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from crowd import Crowd
 from fanout import READING_SECONDS, warn
-from native import NoCompiler, program
+from native import program
 from nodes import free_ports
 from servers import (
     LOAD_CORE,
@@ -37,7 +37,6 @@ from servers import (
     scratch_of,
     wait_for_picture,
 )
-from viewers import ViewerFailed
 
 PEER = "HAProxy, its best"
 HAPROXY = """\
@@ -188,7 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ServerFailed, ViewerFailed, NoCompiler, OSError, KeyboardInterrupt) as stopped:
-        sys.exit(str(stopped) or "interrupted")
+    run_program(main)
