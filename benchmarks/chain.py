@@ -28,7 +28,7 @@ COLUMNS = [
 URLS = 8  # that the crowd takes at once
 
 
-def measure(viewers: int, streams: int, kbits: float, seconds: float) -> Figures:
+def measure(viewers: int, streams: int, kbits: float, seconds: float, settle: float) -> Figures:
     """One chain."""
     with ExitStack() as stack:
         scratch = scratch_of(stack)
@@ -52,7 +52,7 @@ def measure(viewers: int, streams: int, kbits: float, seconds: float) -> Figures
             some = range(first, min(first + URLS, streams))
             urls = [f"rtmp://127.0.0.1:{balancer}/live/bench{number}" for number in some]
             crowd.join(urls, max(len(urls), viewers * len(urls) // streams))
-        crowd.run(5)
+        crowd.run(settle)
         pids = [process.pid for process in processes]
         before = cpu_seconds(pids)
         window = crowd.run(seconds)
@@ -81,7 +81,9 @@ def main() -> None:
         Row(name="relay", point={"streams": count, "viewers": max(count, options.viewers)})
         for count in options.streams or [1, 50]
     ]
-    take = functools.partial(measure, options.viewers, kbits=options.kbits, seconds=options.seconds)
+    take = functools.partial(
+        measure, options.viewers, kbits=options.kbits, seconds=options.seconds, settle=options.settle
+    )
     hold(options.rounds, report.rows, lambda row: take(row.point["streams"]))
     publish_report(report, options)
 

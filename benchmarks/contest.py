@@ -143,6 +143,9 @@ def parser(description: str, rounds: int = 3) -> argparse.ArgumentParser:
     """With the options that all have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--rounds", type=int, default=rounds, metavar="R", help=f"of each (default: {rounds})")
+    made.add_argument(
+        "--settle", type=float, default=5.0, metavar="S", help="watched before it is measured (default: 5)"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     made.add_argument("--plot", type=Path, metavar="FILE", help="draw them (.png, .svg; needs matplotlib)")
     return made

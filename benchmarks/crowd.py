@@ -104,8 +104,10 @@ class Crowd:
         answer = self._ask(f"join {count} {rate} {' '.join(urls)}")
         return Joined(first_frame_ms=Spread(**answer.pop("first_frame_ms")), **answer)
 
-    def fill(self, urls: Sequence[str], count: int, rate: float = JOINS_PER_SECOND) -> Joined:
-        """As :meth:`join`, until their rhythm is an everyday one; a new window begins.
+    def fill(
+        self, urls: Sequence[str], count: int, rate: float = JOINS_PER_SECOND, settle: float = SETTLE_SECONDS
+    ) -> Joined:
+        """As :meth:`join`, and ``settle`` seconds more; then a new window begins.
 
         Raises:
             ViewerFailed: not all do.
@@ -113,7 +115,7 @@ class Crowd:
         came = self.join(urls, count, rate)
         if came.without_picture or came.unplaced or came.cut or came.wrong:
             raise ViewerFailed(f"not all viewers have joined: {came}")
-        self.run(SETTLE_SECONDS)
+        self.run(settle)
         return came
 
     def run(self, seconds: float) -> Window:

@@ -27,7 +27,7 @@ from servers import (
 
 PEER = "nginx-rtmp"
 SLICES = 10  # as relay.net.wakeup deals its viewers
-READING_SECONDS = 5.0  # until a viewer of 1 Mbit/s is known to read, and is woken with the others
+LEAST_MBIT = 8  # that a viewer must have had to be known to read, and be woken with the others; with some to spare
 COLUMNS = [
     Column(figure="cpu_per_gbit", title="CPU-s/Gbit", digits=3, ratio=True),
     Column(figure="lag_p50_ms", title="lag p50, ms"),
@@ -53,8 +53,7 @@ def measure(contender: Contender, viewers: int, kbits: float, seconds: float, se
     with running(contender, kbits) as server:
         url = server.http if contender.kind == "http" else server.rtmp
         with Crowd(core=LOAD_CORE) as crowd:
-            crowd.fill([url], viewers)
-            crowd.run(settle)
+            crowd.fill([url], viewers, settle=settle)
             before = [cpu_seconds(server.pids), busy_seconds(SERVER_CORE), busy_seconds(LOAD_CORE)]
             window = crowd.run(seconds)
             after = [cpu_seconds(server.pids), busy_seconds(SERVER_CORE), busy_seconds(LOAD_CORE)]
@@ -99,12 +98,18 @@ def main() -> None:
         entries.append(Contender(name=PEER, start=nginx_rtmp, has_log=False))
     report = Report(title=f"fan-out, {options.kbits:g} kbit/s", columns=COLUMNS, peer=PEER)
     by_row = {}
+    settle = options.settle + LEAST_MBIT * 1000 / options.kbits
     for viewers in options.viewers or [1000]:
         for entry in entries:
             row = Row(name=entry.name, point={"viewers": viewers})
             report.rows.append(row)
             by_row[id(row)] = functools.partial(
-                measure, entry, viewers, options.kbits, options.seconds, READING_SECONDS * 1000 / options.kbits
+                measure,
+                entry,
+                viewers,
+                options.kbits,
+                options.seconds,
+                options.settle + LEAST_MBIT * 1000 / options.kbits,
             )
     hold(options.rounds, report.rows, lambda row: by_row[id(row)]())
     warn(report)

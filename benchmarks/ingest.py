@@ -30,10 +30,9 @@ COLUMNS = [
     Column(figure="streams_per_core", title="streams a core", digits=0),
     Column(figure="cpu_per_gbit", title="CPU-s/Gbit", digits=2, ratio=True),
 ]
-SETTLE_SECONDS = 3.0
 
 
-def measure(who: str, streams: int, kbits: float, seconds: float) -> Figures:
+def measure(who: str, streams: int, kbits: float, seconds: float, settle: float) -> Figures:
     """One server under so many encoders."""
     with ExitStack() as stack:
         scratch = scratch_of(stack)
@@ -50,13 +49,13 @@ def measure(who: str, streams: int, kbits: float, seconds: float) -> Figures:
             pids = [origin.pid if who == "relay-origin" else copier.pid]
         publish(stack, port, kbits, scratch, streams)
         wait_for_picture(f"rtmp://127.0.0.1:{watched}/live/bench{streams - 1}")
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(settle)
         before, began = cpu_seconds(pids), time.monotonic()
         time.sleep(seconds)
         took, lasted = cpu_seconds(pids) - before, time.monotonic() - began
     return {
         "busy": 100 * took / lasted,
-        "streams_per_core": streams * lasted / took,
+        "streams_per_core": streams * lasted / max(took, 0.01),  # the kernel's unit of CPU time
         "cpu_per_gbit": took / (streams * kbits * lasted * 1e-6),
     }
 
@@ -72,7 +71,7 @@ def main() -> None:
     names = ["relay-origin", "relay-distributor", *([] if options.without_peer else [PEER])]
     report = Report(title=f"ingest, {options.kbits:g} kbit/s each", columns=COLUMNS, peer=PEER)
     report.rows = [Row(name=name, point={"streams": count}) for count in options.streams or [50, 200] for name in names]
-    take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds)
+    take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds, settle=options.settle)
     hold(options.rounds, report.rows, lambda row: take(row.name, row.point["streams"]))
     publish_report(report, options)
 

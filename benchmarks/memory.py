@@ -50,14 +50,13 @@ def held(pids: list[int]) -> tuple[int, int]:
     return sum(one.resident for one in each), sum(one.log for one in each)
 
 
-def of_viewers(contender: Contender, viewers: int, kbits: float) -> Figures:
+def of_viewers(contender: Contender, viewers: int, kbits: float, settle: float) -> Figures:
     """Viewers that watch."""
     with running(contender, kbits) as server, Crowd(core=LOAD_CORE) as crowd:
         url = server.http if contender.kind == "http" else server.rtmp
-        crowd.fill([url], 10)  # what the first ones need is not theirs alone
+        crowd.fill([url], 10, settle=settle)  # what the first ones need is not theirs alone
         before = held(list(server.pids))
-        crowd.fill([url], viewers)
-        crowd.run(5)
+        crowd.fill([url], viewers, settle=2 * settle)
         after = held(list(server.pids))
     return figures(before, (after[0], before[1]), viewers)
 
@@ -94,10 +93,10 @@ def main() -> None:
     for entry in entries:
         row = Row(name=entry.name, point={"of": f"{options.viewers} viewers"})
         report.rows.append(row)
-        by_row[id(row)] = functools.partial(of_viewers, entry, options.viewers, options.kbits)
+        by_row[id(row)] = functools.partial(of_viewers, entry, options.viewers, options.kbits, options.settle)
     row = Row(name="relay", point={"of": f"{options.streams} streams"})
     report.rows.append(row)
-    by_row[id(row)] = functools.partial(of_streams, options.streams, options.kbits, 10.0)
+    by_row[id(row)] = functools.partial(of_streams, options.streams, options.kbits, 2 * options.settle)
     hold(options.rounds, report.rows, lambda row: by_row[id(row)]())
     publish_report(report, options)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from contest import Column, Report, Row, hold, parser, publish_report, run_program
-from fanout import READING_SECONDS, measure, warn
+from fanout import LEAST_MBIT, measure, warn
 from servers import all_contenders
 
 COLUMNS = [
@@ -44,7 +44,7 @@ def main() -> None:
     report.rows = [
         Row(name=name, point={"viewers": n}) for name in entries for n in options.viewers or [300, 1000, 3000]
     ]
-    settle = READING_SECONDS * 1000 / options.kbits
+    settle = options.settle + LEAST_MBIT * 1000 / options.kbits
     take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds, settle=settle)
     hold(options.rounds, report.rows, lambda row: take(entries[row.name], row.point["viewers"]))
     warn(report)

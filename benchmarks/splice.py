@@ -22,7 +22,7 @@ from pathlib import Path
 
 from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program
 from crowd import Crowd
-from fanout import READING_SECONDS, warn
+from fanout import LEAST_MBIT, warn
 from native import program
 from nodes import free_ports
 from servers import (
@@ -100,7 +100,7 @@ def bulk_balancer(stack: ExitStack, backend: int, scratch: Path) -> tuple[int, i
     return run(stack, command, SERVER_CORE, scratch / "balancer.log", port).pid, port
 
 
-def measure(proxy: Proxy, viewers: int, kbits: float, seconds: float) -> Figures:
+def measure(proxy: Proxy, viewers: int, kbits: float, seconds: float, settle: float) -> Figures:
     """A crowd through a proxy."""
     with ExitStack() as stack:
         scratch = scratch_of(stack)
@@ -112,8 +112,7 @@ def measure(proxy: Proxy, viewers: int, kbits: float, seconds: float) -> Figures
         url = f"rtmp://127.0.0.1:{port}/live/bench0"
         wait_for_picture(url)
         crowd = stack.enter_context(Crowd(core=LOAD_CORE))
-        crowd.fill([url], viewers, 300)
-        crowd.run(READING_SECONDS * 1000 / kbits)
+        crowd.fill([url], viewers, 300, settle + LEAST_MBIT * 1000 / kbits)
         before = cpu_seconds([pid]), busy_seconds(LOAD_CORE)
         window = crowd.run(seconds)
         took, load_busy = cpu_seconds([pid]) - before[0], busy_seconds(LOAD_CORE) - before[1]
@@ -179,7 +178,7 @@ def main() -> None:
         proxies = {"relay": balancer, **ways}
         points: list[dict[str, object]] = [{"viewers": count} for count in options.viewers or [500, 2000]]
         report.rows = [Row(name=name, point=point) for point in points for name in proxies]
-        take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds)
+        take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds, settle=options.settle)
         hold(options.rounds, report.rows, lambda row: take(proxies[row.name], row.point["viewers"]))
         add_best(report, points, "cpu_per_gbit", min)
         warn(report)

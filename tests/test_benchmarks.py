@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[1]
 
 
 COMPARING = {  # with as little as they can do, and without their peers
-    "fanout.py": "--viewers 4 --interval 100 --kbits 4000 --seconds 1 --without-peer",
-    "splice.py": "--viewers 4 --kbits 4000 --seconds 1 --without-peer",
+    "fanout.py": "--viewers 4 --interval 100 --kbits 8000 --seconds 1 --without-peer",
+    "splice.py": "--viewers 4 --kbits 8000 --seconds 1 --without-peer",
     "join.py": "--joins 4 --rate 100 --storm 4 --without-peer",
     "memory.py": "--viewers 4 --streams 2 --without-peer",
     "chain.py": "--viewers 4 --streams 2 --seconds 1",
     "ingest.py": "--streams 2 --seconds 1 --without-peer",
-    "scale.py": "--viewers 2 --viewers 4 --kbits 4000 --seconds 1",
+    "scale.py": "--viewers 2 --kbits 8000 --seconds 1",
 }
 
 
@@ -88,7 +88,7 @@ class BenchmarkTests(TestCase):
         require_program("cc")
         for benchmark, options in COMPARING.items():
             found = Path(self.mktemp()).absolute()
-            words = [*options.split(), "--rounds", "1", "--json", str(found)]
+            words = [*options.split(), "--rounds", "1", "--settle", "0.2", "--json", str(found)]
             out = await self._benchmark(benchmark, *words)
             report = json.loads(found.read_text())
             self.assertIn("relay", report["versions"])

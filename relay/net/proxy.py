@@ -273,10 +273,15 @@ def _parse_v2(raw: bytes) -> ProxyHeader:
 
 def _unpack_addresses(raw: bytes, family: Family, size: int) -> tuple[ProxyAddress, ProxyAddress]:
     ports_at = V2_FIXED_BYTES + 2 * size
-    kind = socket.AF_INET if size == 4 else socket.AF_INET6
-    hosts = [socket.inet_ntop(kind, raw[at : at + size]) for at in (V2_FIXED_BYTES, V2_FIXED_BYTES + size)]
+    show = socket.inet_ntoa if size == 4 else _show_ipv6
+    hosts = [show(raw[at : at + size]) for at in (V2_FIXED_BYTES, V2_FIXED_BYTES + size)]
     ports = struct.unpack_from("!HH", raw, ports_at)
     return ProxyAddress(hosts[0], ports[0], family), ProxyAddress(hosts[1], ports[1], family)
+
+
+def _show_ipv6(packed: bytes) -> str:
+    """As :meth:`ProxyAddress.make` has it; ``inet_ntop`` writes some addresses otherwise."""
+    return str(ipaddress.IPv6Address(packed))
 
 
 def _parse_tlvs(raw: bytes, at: int) -> dict[int, bytes]:
