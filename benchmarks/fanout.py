@@ -103,14 +103,7 @@ def main() -> None:
         for entry in entries:
             row = Row(name=entry.name, point={"viewers": viewers})
             report.rows.append(row)
-            by_row[id(row)] = functools.partial(
-                measure,
-                entry,
-                viewers,
-                options.kbits,
-                options.seconds,
-                options.settle + LEAST_MBIT * 1000 / options.kbits,
-            )
+            by_row[id(row)] = functools.partial(measure, entry, viewers, options.kbits, options.seconds, settle)
     hold(options.rounds, report.rows, lambda row: by_row[id(row)]())
     warn(report)
     publish_report(report, options)
