@@ -95,7 +95,7 @@ def main() -> None:
     options = options_parser.parse_args()
     entries = [contender for interval in options.interval or [0, 100, 350] for contender in contenders(interval)]
     if not options.without_peer:
-        entries.append(Contender(name=PEER, start=nginx_rtmp, has_log=False))
+        entries.append(Contender(name=PEER, start=nginx_rtmp))
     report = Report(title=f"fan-out, {options.kbits:g} kbit/s", columns=COLUMNS, peer=PEER)
     by_row = {}
     settle = options.settle + LEAST_MBIT * 1000 / options.kbits

@@ -48,7 +48,6 @@ class Server:
     pids: Sequence[int]  # of all processes whose CPU time counts
     rtmp: str = ""
     http: str = ""
-    reference: str = ""  # where the same stream comes from, over RTMP
 
 
 Start = Callable[[ExitStack, float], Server]
@@ -62,8 +61,6 @@ class Contender:
     name: str
     start: Start
     kind: str = "rtmp"
-    has_log: bool = True
-    """Do all viewers get the same bytes?"""
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
@@ -178,7 +175,9 @@ def aggregator(*options: str) -> Start:
         pair = f"a=tcp:127.0.0.1:{origin}"
         process, port = node(stack, "aggregator", "agg1", SERVER_CORE, "--pair", pair, *options, scratch=scratch)
         publish(stack, origin, kbits, scratch)
-        return _ready(process.pid, port, reference=f"rtmp://127.0.0.1:{origin}/live/bench0")
+        rtmp, http = f"rtmp://127.0.0.1:{port}/live/bench0", f"http://127.0.0.1:{port}/live/bench0.flv"
+        wait_for_picture(rtmp)
+        return Server(pids=[process.pid], rtmp=rtmp, http=http)
 
     return start
 
@@ -228,12 +227,6 @@ def limit(interval_ms: int, slices: int) -> Start:
         return Server(pids=[process.pid], http=f"http://127.0.0.1:{port}/live/bench0.flv")
 
     return start
-
-
-def _ready(pid: int, port: int, reference: str) -> Server:
-    rtmp, http = f"rtmp://127.0.0.1:{port}/live/bench0", f"http://127.0.0.1:{port}/live/bench0.flv"
-    wait_for_picture(rtmp)
-    return Server(pids=[pid], rtmp=rtmp, http=http, reference=reference)
 
 
 def children(pid: int) -> list[int]:
