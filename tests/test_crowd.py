@@ -37,7 +37,7 @@ class Sender(Protocol):
     def _send(self, data: bytes) -> None:
         self.transport.write(data[: self._server.piece])
         if len(data) > self._server.piece:
-            reactor.callLater(0, self._send, data[self._server.piece :])
+            reactor.callLater(0.001, self._send, data[self._server.piece :])  # each a read of its own
         elif self._server.is_short:
             self.transport.loseConnection()
 

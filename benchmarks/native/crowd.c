@@ -100,7 +100,7 @@ struct viewer {
     /* parsing */
     uint32_t chunk_size;
     uint8_t header[18];               /* of a chunk or tag, as far as it has come */
-    int header_has;
+    int header_has, header_size;      /* header_size: of the last whole one */
     struct message messages[CHUNK_STREAMS], *current; /* current: its payload is being read */
     uint32_t in_chunk;                /* payload bytes left in this chunk */
     size_t message_at;                /* offset in the media bytes where the current message began */
@@ -284,14 +284,16 @@ static int read_tag_header(struct viewer *who) {
 
 static void parse(struct viewer *who, const uint8_t *data, size_t count, double at) {
     const uint8_t *keep_from = who->is_pending ? data : NULL;
-    size_t begun_at = who->media_bytes;
     for (const uint8_t *next = data, *stop = data + count; next < stop && who->verdict == FINE;) {
         if (!who->current) {
             who->header[who->header_has++] = *next++;
             who->media_bytes++;
             int done = who->kind == RTMP ? read_chunk_header(who) : read_tag_header(who);
             if (done < 0 || (!done && who->header_has == sizeof who->header)) end(who, WRONG);
-            if (done) who->header_has = 0;
+            if (done) {
+                who->header_size = who->header_has;
+                who->header_has = 0;
+            }
             if (done > 0 && !who->current->left) complete(who, who->current);
             continue;
         }
@@ -303,9 +305,10 @@ static void parse(struct viewer *who, const uint8_t *data, size_t count, double 
             of->seen += take;
             uint32_t known = of->length < 2 ? of->length : 2; /* frame type and packet type */
             if (of->type == 9 && of->seen >= known && of->seen - take < known) picture(who, of, at);
-            if (who->is_pending && !keep_from && !who->pending.count) {
-                if (who->message_at >= begun_at) keep_from = data + (who->message_at - begun_at);
-                else who->is_pending = false; /* it began in an earlier read: the next keyframe will do */
+            if (who->is_pending && !keep_from) { /* the message may have begun in an earlier read */
+                put(&who->pending, who->header, who->header_size);
+                put(&who->pending, of->first, of->seen);
+                keep_from = next + take;
             }
         }
         next += take;
