@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from inspect import isawaitable
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -66,17 +67,21 @@ def free_port() -> int:
 
 
 async def until(is_so: Callable[[], Any], what: str, seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait until ``is_so()`` is true, and return it.
+    """Wait until ``is_so()``, which may be a coroutine function, gives something true, and return it.
 
     Raises:
         AssertionError: not within ``seconds``.
     """
     deadline = reactor.seconds() + seconds
-    while not (answer := is_so()):
+    while True:
+        answer = is_so()
+        if isawaitable(answer):
+            answer = await answer
+        if answer:
+            return answer
         if reactor.seconds() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         await deferLater(reactor, POLL_SECONDS)
-    return answer
 
 
 class Body(Protocol):
@@ -211,6 +216,17 @@ class Node(Program):
         """A number of its ``/metrics`` that has no label."""
         lines = [line.split() for line in (await self._get("/metrics")).decode().splitlines()]
         return next(float(line[1]) for line in lines if line and line[0] == name)
+
+    async def get(self, path: str) -> Any:
+        """The JSON at a path of its admin site."""
+        return json.loads(await self._get(path))
+
+    async def ask(self, method: str, path: str) -> int:
+        """The status that its admin site answers."""
+        url = f"http://{HOST}:{self.admin_port}{path}"
+        response = await Agent(reactor).request(method.encode(), url.encode())
+        response.deliverBody(Body())
+        return int(response.code)
 
     async def _get(self, path: str) -> bytes:
         response = await Agent(reactor).request(b"GET", f"http://{HOST}:{self.admin_port}{path}".encode())

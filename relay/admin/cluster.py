@@ -1,4 +1,4 @@
-"""The admin site of a whole cluster: its topology, and what to paste to try it.
+"""The admin site of a whole cluster: its topology, its streams, what has happened, a player, and what to paste.
 
 Called by the cluster's parent process, which knows the nodes; what they say of themselves comes from
 :mod:`relay.admin.polling`.
@@ -6,22 +6,40 @@ Called by the cluster's parent process, which knows the nodes; what they say of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.web.iweb import IRequest
 from twisted.web.server import Site
 
+from relay.admin.events import EventLog
+from relay.admin.fetch import fetch
 from relay.admin.metrics import STATES, MetricsRoute, gauge
-from relay.admin.node import health_answer
+from relay.admin.node import argument, describe_events, health_answer
+from relay.admin.polling import ANSWER_SECONDS, Member
 from relay.admin.polling import Answer as NodeAnswer
-from relay.admin.polling import Member
-from relay.admin.site import Answer, json_route, make_routed_site, page_route, static_routes
+from relay.admin.site import (
+    SCRIPT,
+    Answer,
+    Route,
+    file_route,
+    json_answer,
+    json_route,
+    make_routed_site,
+    page_route,
+    static_file,
+    static_routes,
+)
 from relay.admin.views import Health
+from relay.admin.watching import Watch
+
+PLAYER = "vendor/mpegts.js"
 
 
 @attrs.frozen(kw_only=True)
@@ -41,6 +59,20 @@ class PasteLine:
     text: str
 
 
+@attrs.frozen(kw_only=True)
+class Place:
+    """Where viewers come to.
+
+    Args:
+        host: of the balancer; empty if it is any address of the machine that the page comes from.
+        is_tls: HTTPS and RTMPS.
+    """
+
+    host: str
+    port: int
+    is_tls: bool = False
+
+
 class ClusterView(Protocol):
     """A cluster as its site sees it."""
 
@@ -49,6 +81,9 @@ class ClusterView(Protocol):
 
     def paste_lines(self) -> Sequence[PasteLine]:
         """How to watch and to publish."""
+
+    def places(self) -> Sequence[Place]:
+        """Where a page can play from, the best first."""
 
 
 def cluster_health(reports: Sequence[Report]) -> Health:
@@ -73,15 +108,38 @@ def describe_cluster(view: ClusterView) -> dict[str, Any]:
     return {
         "nodes": [
             {**attrs.asdict(report.member, filter=_is_public), "admin": report.member.admin_url}
-            | {**attrs.asdict(report.answer), "restarts": report.restarts}
+            | {**attrs.asdict(report.answer, filter=_is_state), "restarts": report.restarts}
             for report in view.reports()
         ],
         "paste": [attrs.asdict(line) for line in view.paste_lines()],
+        "places": [attrs.asdict(place) for place in view.places()],
     }
 
 
 def _is_public(attribute: attrs.Attribute[Any], _: object) -> bool:
     return attribute.name not in ("admin_url", "endpoint")
+
+
+def _is_state(attribute: attrs.Attribute[Any], _: object) -> bool:
+    return attribute.name != "events"
+
+
+def describe_cluster_streams(reports: Sequence[Report]) -> list[dict[str, Any]]:
+    """``/api/v1/streams``: each stream once, by name, with the nodes that have it."""
+    found: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        for stream in report.answer.streams:
+            name = str(stream.get("name"))
+            entry = found.setdefault(
+                name, {"name": name, "is_live": False, "bitrate_bps": 0.0, "viewers": 0, "source": "", "nodes": []}
+            )
+            entry["is_live"] = entry["is_live"] or bool(stream.get("is_live"))
+            entry["bitrate_bps"] = max(entry["bitrate_bps"], stream.get("bitrate_bps", 0.0))
+            entry["viewers"] += stream.get("viewers", 0)
+            if report.member.tier == "origin":
+                entry["source"] = stream.get("source", "")
+            entry["nodes"].append({"node": report.member.name, **{key: stream.get(key) for key in ("epoch", "end")}})
+    return [found[name] for name in sorted(found)]
 
 
 class ClusterCollector(Collector):
@@ -103,23 +161,73 @@ class ClusterCollector(Collector):
         return iter((states, restarts))
 
 
-def make_cluster_site(view: ClusterView, reactor: Any = None) -> Site:
+class Lists:
+    """What is asked of every node when somebody asks for it: viewers and sessions."""
+
+    def __init__(self, view: ClusterView, reactor: Any) -> None:
+        self._view = view
+        self._reactor = reactor
+
+    def route(self, key: str) -> Route:
+        """``/api/v1/viewers`` or ``/api/v1/sessions``: of all nodes that answer, each with its node's name."""
+        return lambda request: Deferred.fromCoroutine(self._gather(key, request))
+
+    async def _gather(self, key: str, request: Any) -> Answer:
+        query = request.uri.partition(b"?")[2].decode("ascii", "replace")
+        only = argument(request, "node")
+        members = [
+            report.member
+            for report in self._view.reports()
+            if report.member.endpoint is not None and only in ("", report.member.name)
+        ]
+        path = f"/api/v1/{key}{'?' if query else ''}{query}"
+        asked = [fetch(self._reactor, member.endpoint, path, ANSWER_SECONDS) for member in members if member.endpoint]
+        count, listed, silent = 0, [], []
+        for member, (is_told, body) in zip(members, await DeferredList(asked, consumeErrors=True), strict=True):
+            try:
+                content: Mapping[str, Any] = json.loads(body) if is_told else {}
+                count += content["count"]
+                listed += [{"node": member.name, **entry} for entry in content[key]]
+            except (ValueError, KeyError, TypeError):
+                silent.append(member.name)
+        return json_answer({"count": count, key: listed, "silent": silent})
+
+
+def make_cluster_site(view: ClusterView, reactor: Any, events: EventLog | None = None) -> Site:
     """The site.
 
     Args:
         view: read afresh for each request.
-        reactor: runs the timeouts of connections; the global one by default.
+        reactor: runs the timeouts of connections, and asks nodes.
+        events: what has happened.
     """
+    happened = EventLog() if events is None else events
+    lists = Lists(view, reactor)
 
     def health(_: IRequest) -> Answer:
         return health_answer(cluster_health(view.reports()))
 
+    def play(request: IRequest) -> Any:
+        schemes = [f"http{'s' if place.is_tls else ''}://{place.host or '*'}:{place.port}" for place in view.places()]
+        return page_route("watch.html", f"connect-src 'self' {' '.join(schemes)}; media-src blob:")(request)
+
+    player = {}
+    if static_file(PLAYER).is_file():
+        player[f"/{PLAYER}".encode()] = file_route(PLAYER, SCRIPT)
     return make_routed_site(
         {
             b"/": page_route("cluster.html"),
+            b"/watch": play,
+            b"/watch.js": file_route("watch.js", SCRIPT),
+            **player,
             b"/healthz": health,
             b"/metrics": MetricsRoute(ClusterCollector(view)),
             b"/api/v1/nodes": json_route(lambda: describe_cluster(view)),
+            b"/api/v1/streams": json_route(lambda: describe_cluster_streams(view.reports())),
+            b"/api/v1/viewers": lists.route("viewers"),
+            b"/api/v1/sessions": lists.route("sessions"),
+            b"/api/v1/events": lambda request: json_answer(describe_events(happened, request)),
+            b"/api/v1/watch": Watch(lambda: describe_cluster(view), happened, reactor),
             **static_routes(),
         },
         reactor,

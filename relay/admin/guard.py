@@ -3,8 +3,9 @@
 Owns the judgement of one request's headers.  Called by :mod:`relay.admin.site` for whatever changes something; what
 only shows something is not guarded, since checks and scrapers come by any name.
 
-The admin site has no password: who can reach it may use it, which is why it belongs on a loopback address or on a
-network of its own.  Two ways lead around that, both through an operator's browser.  A page of another site sends a POST
+Without ``--admin-token-file``, only who is on the same machine may change something; with it, who knows the token,
+from wherever: ``Authorization: Bearer TOKEN``, or Basic with the token for the password.  Two ways lead around the
+first, both through an operator's browser.  A page of another site sends a POST
 across (CSRF): the browser says so in ``Origin`` and ``Sec-Fetch-Site``.  Or the page's own name is made to point at
 this address (DNS rebinding): then nothing is across, but ``Host`` has that page's name.  So the name must be one that
 nobody else can have made up:
@@ -17,10 +18,14 @@ nobody else can have made up:
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -34,16 +39,70 @@ def own_names() -> frozenset[str]:
     return frozenset(filter(None, (name, name.partition(".")[0])))
 
 
+CHALLENGES = ['Bearer realm="relay"', 'Basic realm="relay", charset="UTF-8"']
+"""For ``WWW-Authenticate``."""
+
+
+@attrs.frozen
+class Credentials:
+    """What proves that somebody may change something: the token, or, if there is none, to be on this machine."""
+
+    token: bytes | None = attrs.field(default=None, repr=False)
+
+    def objection(self, authorization: str | None, peer: Any) -> str | None:
+        """Why this header from this address is refused; None if it is not."""
+        if self.token is None:
+            if is_here(getattr(peer, "host", "")):
+                return None
+            return "Only who is on this machine may change something: start the node with --admin-token-file."
+        if authorization is None:
+            return "This changes something: say the token (Authorization: Bearer ...)."
+        if not hmac.compare_digest(_said_token(authorization), self.token):
+            return "This is not the token."
+        return None
+
+
+def is_here(host: str) -> bool:
+    """Is it a loopback address, or a UNIX socket's (empty)?"""
+    if not host:
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _said_token(authorization: str) -> bytes:
+    """Of ``Bearer TOKEN`` and ``Basic base64(anybody:TOKEN)``; empty if it is neither."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
+
+
 @attrs.frozen
 class Guard:
-    """The judgement.  ``names``: by which the site may be asked, besides addresses and localhost."""
+    """The judgement.
+
+    Args:
+        names: by which the site may be asked, besides addresses and localhost.
+        credentials: what is to be proved besides.
+    """
 
     names: frozenset[str] = attrs.field(factory=own_names)
+    credentials: Credentials = Credentials()
 
     @classmethod
-    def make(cls, more: Iterable[str] = ()) -> Guard:
+    def make(cls, more: Iterable[str] = (), token: bytes | None = None) -> Guard:
         """This machine's names and these."""
-        return cls(own_names() | {name.lower().rstrip(".") for name in more})
+        return cls(own_names() | {name.lower().rstrip(".") for name in more}, Credentials(token))
 
     def objection(self, host: str | None, origin: str | None, fetch_site: str | None) -> str | None:
         """Why these headers are refused; None if they are not."""

@@ -9,6 +9,7 @@ connection.  No answer within a second is one too: the node is down.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from relay.admin.events import Event, EventLog
 from relay.admin.fetch import fetch
 from relay.errors import ProtocolError
 
@@ -52,6 +54,7 @@ class Answer:
     viewers: int = 0
     streams: Sequence[Any] = ()
     links: Sequence[Any] = ()
+    events: Sequence[Any] = ()
 
 
 NOT_ASKED = Answer(state="starting")
@@ -65,9 +68,10 @@ def read_answer(body: bytes) -> Answer:
         ValueError, KeyError, TypeError: it is something else.
     """
     content = json.loads(body)
-    answer = Answer(**{field.name: content[field.name] for field in attrs.fields(Answer)})
-    if not all(isinstance(entry, dict) for entry in (*answer.streams, *answer.links)):
-        raise TypeError("streams and links are objects")
+    told = {"events": (), **content}  # a node of an older version tells none
+    answer = Answer(**{field.name: told[field.name] for field in attrs.fields(Answer)})
+    if not all(isinstance(entry, dict) for entry in (*answer.streams, *answer.links, *answer.events)):
+        raise TypeError("streams, links and events are objects")
     return answer
 
 
@@ -77,10 +81,13 @@ class NodePoller(MultiService):
     Args:
         members: whom.
         reactor: keeps time.
+        events: gets theirs.
     """
 
-    def __init__(self, members: Sequence[Member], reactor: Any) -> None:
+    def __init__(self, members: Sequence[Member], reactor: Any, events: EventLog | None = None) -> None:
         super().__init__()
+        self.events = EventLog() if events is None else events
+        self._seen: Counter[str] = Counter()  # the newest event of each
         self._reactor = reactor
         self._members = members
         self._asking: dict[str, Deferred[None]] = {}
@@ -106,8 +113,11 @@ class NodePoller(MultiService):
         del self._asking[name]
 
     async def _ask(self, name: str, endpoint: IStreamClientEndpoint) -> None:
+        path = f"/api/v1/node?after={self._seen[name]}"
         try:
-            self.answers[name] = read_answer(await fetch(self._reactor, endpoint, "/api/v1/node", ANSWER_SECONDS))
+            answer = read_answer(await fetch(self._reactor, endpoint, path, ANSWER_SECONDS))
+            self._take_events(name, answer)
+            self.answers[name] = answer
         except CancelledError:
             return
         except TimeoutError:
@@ -116,6 +126,13 @@ class NodePoller(MultiService):
             self._failed(name, "nobody listens on its admin endpoint")
         except (ProtocolError, ValueError, KeyError, TypeError) as error:
             self._failed(name, f"no answer of a node: {type(error).__name__}: {error}")
+
+    def _take_events(self, name: str, answer: Answer) -> None:
+        for each in answer.events:
+            self._seen[name] = max(self._seen[name], int(each["id"]))
+            at = float(each["at"])
+            told = {key: str(each[key]) for key in ("kind", "level", "text", "stream")}
+            self.events.add(Event(id=self.events.next_id(at), at=at, node=name, **told))
 
     def _failed(self, name: str, why: str) -> None:
         """One that never answered is still starting, for all we know; the supervisor knows better."""

@@ -46,6 +46,7 @@ class LinkView:
         role: "active" while streams are read from it, "standby" while they could be; "" where that makes no sense.
         streams: how many are read from it.
         behind_ms: how far it is behind what this node has, of all streams the furthest.
+        viewers: how many this node (a balancer) has sent to it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LinkView:
     role: Literal["active", "standby", ""] = ""
     streams: int = 0
     behind_ms: int = 0
+    viewers: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -94,6 +96,91 @@ class DrainView:
     others: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class ViewerView:
+    """One connection that is sent media.
+
+    Args:
+        id: for ``DELETE /api/v1/viewers/ID``; of this process.
+        address: "host:port" of the viewer, also behind a balancer.
+        kind: "rtmp", "flv", "copy" (a neighbour), or, at a balancer, "spliced".
+        stream: "app/name"; empty while it is not known.
+        seconds: since it came.
+        sent_bytes: of the stream (at a balancer: all).
+        behind_bytes: of the stream, that are here and not sent yet; None where that is not known.
+        session: identifier of its session, in hexadecimal; empty if it has none.
+        at: who serves it: at a balancer the aggregator (empty while it has none), else the balancer that it came
+            through.
+    """
+
+    id: str
+    address: str
+    kind: str
+    stream: str
+    seconds: float
+    sent_bytes: int
+    behind_bytes: int | None
+    session: str
+    at: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionView:
+    """A viewer's session at a balancer.
+
+    Args:
+        id: in hexadecimal; another one after each move.
+        viewer: the ``id`` of its :class:`ViewerView`.
+        state: "resumable" (its position is known exactly), "unknown" (it is in its handshake, or between two runs), or
+            "moving".
+        at: its aggregator.
+        stream, epoch, rendition, offset: where it would go on; empty, 0 if not known.
+    """
+
+    id: str
+    viewer: str
+    state: Literal["resumable", "unknown", "moving"]
+    at: str
+    stream: str = ""
+    epoch: int = 0
+    rendition: str = ""
+    offset: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class PublisherView:
+    """Who feeds a stream that begins at this node.
+
+    Args:
+        name: the stream, "app/name"; for ``DELETE /api/v1/publishers/APP/NAME``.
+        source: who, in words.
+        is_pulled: it is a server that this node plays from, and can't be sent away.
+    """
+
+    name: str
+    source: str
+    is_pulled: bool = False
+
+
+class Connections(Protocol):
+    """Who is connected to a node, one by one."""
+
+    def viewers(self) -> Sequence[ViewerView]:
+        """All that are sent media."""
+
+    def sessions(self) -> Sequence[SessionView]:
+        """Of a balancer."""
+
+    def publishers(self) -> Sequence[PublisherView]:
+        """Of an origin."""
+
+    def kick(self, viewer: str) -> bool:
+        """Close the connection with this ``id``; false if there is none."""
+
+    def dismiss(self, stream: str) -> bool:
+        """Send the publisher of this stream away; false if there is none that can be."""
+
+
 class DrainControl(Protocol):
     """A node that can be drained."""
 
@@ -130,6 +217,10 @@ class NodeView(Protocol):
 
     def links(self) -> Sequence[LinkView]:
         """Its neighbours."""
+
+    @property
+    def connections(self) -> Connections:
+        """Who is connected."""
 
     @property
     def drain(self) -> DrainControl | None:

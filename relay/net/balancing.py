@@ -100,6 +100,7 @@ class BalancerFactory(ServerFactory):
         self.sessions_cut = 0  # the aggregator was lost, and where to go on was not known exactly
         self.elsewhere: Callable[[str, str, list[Any]], Deferred[None] | None] = lambda backend, name, values: None
         self._sessions: dict[bytes, PortableViewer] = {}
+        self._last_number = 0
         self._halted: dict[PortableViewer, ViewerState] = {}
         self._lost_meanwhile: list[str] = []
         self._when_empty: list[Deferred[None]] = []
@@ -122,6 +123,11 @@ class BalancerFactory(ServerFactory):
         """Called once by each viewer, when it is connected."""
         for observer in self.observers:
             observer.viewer_made(viewer, viewer.transport)
+
+    def next_number(self) -> int:
+        """For a viewer: the first of this process is 1."""
+        self._last_number += 1
+        return self._last_number
 
     def viewer_gone(self, viewer: Any, outcome: str) -> None:
         """Called once by each viewer, when its socket is closed."""

@@ -85,7 +85,9 @@ class Interruption:
         """Nobody can be read from now; said once."""
         if self._outcome and not self._is_said:
             self._is_said = True
-            self.log.warn("{stream}: nobody to read from: {why}", stream=self._stream, why=self._why)
+            self.log.warn(
+                "{stream}: nobody to read from: {why}", event="upstream_lost", stream=self._stream, why=self._why
+            )
 
     def ended(self, name: str) -> float:
         """``name`` is read; how many seconds nobody was."""
@@ -97,6 +99,6 @@ class Interruption:
             words = "{stream}: back to {name}, {why}"
         elif name == self._name:
             words = "{stream}: reading from {name} again; before: {why}"
-        self.log.info(words, stream=self._stream, name=name, why=self._why)
+        self.log.info(words, event="failover", stream=self._stream, name=name, why=self._why)
         self._outcome = ""
         return self._clock.seconds() - self._since

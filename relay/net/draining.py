@@ -77,14 +77,14 @@ class Drain:
     def begin(self, why: str) -> None:
         """Ask everybody to go."""
         if not self.why:
-            self.log.info("{name} drains: {why}", name=self._node.name, why=why)
+            self.log.info("{name} drains: {why}", event="drain", name=self._node.name, why=why)
         self.why = why
         self._node.tell_health()
 
     def end(self) -> None:
         """Take everybody again."""
         if self.why and not self.is_stopping:
-            self.log.info("{name} does not drain any more", name=self._node.name)
+            self.log.info("{name} does not drain any more", event="drain", name=self._node.name)
             self.why = ""
             self._node.tell_health()
 
@@ -92,7 +92,7 @@ class Drain:
         """Count."""
         helpers = set(self._node.control.neighbours) if self._node.is_left else set()
         sessions = copies = others = 0
-        for connection in self._node.ports.connections:
+        for connection in self._node.ports.connections.values():
             speaker: Any = connection.speaker
             viewer = getattr(speaker, "viewer", None)
             feed = getattr(speaker, "feed", None)

@@ -75,6 +75,10 @@ class Following(Protocol):
     def is_in_step(self) -> bool:
         """Does a cohort send for it?"""
 
+    @property
+    def read_offset(self) -> int:
+        """Of the next byte, whoever sends it; -1 if nothing is followed."""
+
 
 class FollowingTransport(tcp.Server):
     """A TCP server transport that sends from a segment's file descriptor by ``sendfile``."""
@@ -89,6 +93,11 @@ class FollowingTransport(tcp.Server):
     @property
     def is_in_step(self) -> bool:
         return self._cohort is not None
+
+    @property
+    def read_offset(self) -> int:
+        sender = self._cursor if self._cohort is None else self._cohort.cursor
+        return -1 if sender is None else sender.offset
 
     def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
         cursor = self._cursor
@@ -233,6 +242,10 @@ class WritingFollower:
         return self._paused
 
     is_in_step = False  # each has its own keys
+
+    @property
+    def read_offset(self) -> int:
+        return -1 if self._cursor is None else self._cursor.offset
 
     def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
         return False

@@ -60,8 +60,8 @@ class PublishRefused(RelayError):
 class Publisher(Protocol):
     """What the ingest needs of a connection that publishes."""
 
-    def sent_away(self, description: str) -> None:
-        """Another publisher has taken the name: close."""
+    def sent_away(self, description: str, outcome: str = "replaced") -> None:
+        """Another publisher has taken the name: close.  ``outcome`` is what it counts as."""
 
     def describe(self) -> str:
         """Who it is, for people."""
@@ -128,6 +128,13 @@ class Ingest:
         self._awaits_keyframe = False
         self._ending: IDelayedCall | None = None
 
+    def dismiss(self) -> bool:
+        """Send the publisher away, and who stands by; false if there is none."""
+        publications = [*self._standby, *([] if self._active is None else [self._active])]
+        for publication in publications:
+            publication.publisher.sent_away("an operator has ended this", "kicked")
+        return bool(publications)
+
     @property
     def publisher(self) -> Publisher | None:
         """Who writes now."""
@@ -148,7 +155,9 @@ class Ingest:
             raise PublishRefused("NetStream.Publish.BadName", f"{self.stream.name} is being published already")
         else:
             self._standby.append(publication)
-            self.log.info("{stream}: {who} stands by", stream=str(self.stream.name), who=publisher.describe())
+            self.log.info(
+                "{stream}: {who} stands by", event="publish", stream=str(self.stream.name), who=publisher.describe()
+            )
         return publication
 
     def receive(self, publication: Publication, message: MediaMessage) -> None:
@@ -176,7 +185,12 @@ class Ingest:
         elif publication is self._active:
             self._active = None
             self.stream.flush()
-            self.log.info("{stream}: {who} left", stream=str(self.stream.name), who=publication.publisher.describe())
+            self.log.info(
+                "{stream}: {who} left",
+                event="unpublish",
+                stream=str(self.stream.name),
+                who=publication.publisher.describe(),
+            )
             self._hub.set_live(self.stream, False, "")
         else:
             return  # it was sent away before
@@ -222,6 +236,7 @@ class Ingest:
         if former is not None:
             self.log.info(
                 "{stream}: {who} takes over from {former}: {why}",
+                event="publish",
                 stream=str(self.stream.name),
                 who=publication.publisher.describe(),
                 former=former.publisher.describe(),
@@ -255,5 +270,5 @@ class Ingest:
 
     def _end(self) -> None:
         self._ending = None
-        self.log.info("{stream}: the broadcast is over", stream=str(self.stream.name))
+        self.log.info("{stream}: the broadcast is over", event="end", stream=str(self.stream.name))
         self.stream.end()

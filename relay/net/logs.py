@@ -100,7 +100,13 @@ class StoredLogs:
     def new_life(self, name: StreamName, old: StreamLog, after_ms: int = 0) -> StreamLog:
         """A new epoch after ``old``, whose end can't be vouched for; its timeline goes on, after ``after_ms``."""
         epoch = new_epoch(old.epoch)
-        self.log.warn("{name}: epoch {old} may have lost bytes; {new} begins", name=str(name), old=old.epoch, new=epoch)
+        self.log.warn(
+            "{stream}: epoch {old} may have lost bytes; {new} begins",
+            event="epoch",
+            stream=str(name),
+            old=old.epoch,
+            new=epoch,
+        )
         log = self.make(name, epoch, LogStart(time_ms=max(old.end_time_ms, after_ms)), old)
         old.finish(log)
         return log

@@ -262,6 +262,7 @@ class Neighbourhood(MultiService):
         if count:
             self.log.info(
                 "{peer} {how}, and its viewers' address is here now; told to connect anew: {count}",
+                event="takeover",
                 peer=link.shown,
                 how="has lost the address" if link.state == "up" else f"is lost ({link.why})",
                 count=count,

@@ -87,6 +87,7 @@ class Node(MultiService):
             complaints=self.complaints,
         )
         self._listeners: list[ListeningService] = []
+        self._said_state = "normal"
         for seconds, what in ((1.0, self.check), (PROGRESS_SECONDS, self.control.tell_progress)):
             timer = TimerService(seconds, self._do_always, what)
             timer.clock = clock
@@ -173,6 +174,16 @@ class Node(MultiService):
         self.hub.check()
         self.complaints.check()
         self.tell_health()
+        self._say_state()
+
+    def _say_state(self) -> None:
+        """A line when it has changed for more than a moment."""
+        state, why = self.shown_health()
+        if state != self._said_state:
+            self._said_state = state
+            say = self.log.info if state == "normal" else self.log.warn
+            words = f": {'; '.join(why)}" if why else ""
+            say("{name} is {state}{why}", event="state", name=self.name, state=state, why=words)
 
     def tell_health(self) -> None:
         """Let the neighbours know, if it has changed."""

@@ -42,7 +42,7 @@ class _PullProtocol(RtmpClientProtocol):
         """Who this is, for people."""
         return f"pull from {self._upstream.name}"
 
-    def sent_away(self, description: str) -> None:
+    def sent_away(self, description: str, outcome: str = "replaced") -> None:
         """An encoder publishes the name here."""
         self.give_up("replaced")
 

@@ -314,6 +314,7 @@ class Replica:
         log = self._maker.make(self.name, told.epoch, told.start, None if stream is None else stream.log)
         self.log.info(
             "{stream}: epoch {epoch} from {offset} at {upstream}",
+            event="epoch",
             stream=str(self.name),
             epoch=told.epoch,
             offset=told.offset,
@@ -335,6 +336,7 @@ class Replica:
         self._counts.gaps += 1
         self.log.warn(
             "{stream}: {missing} bytes are missing: {upstream} has nothing between {end} and {offset}",
+            event="gap",
             stream=str(self.name),
             missing=missing,
             upstream=reading.upstream.shown,
@@ -355,6 +357,7 @@ class Replica:
             self._counts.diverged += 1
             self.log.error(
                 "{stream}: {upstream} has other bytes than we have, nothing of it is copied: {error}",
+                event="diverged",
                 stream=str(self.name),
                 upstream=reading.upstream.shown,
                 error=str(error),

@@ -113,6 +113,7 @@ class ResumedProtocol(TwistedProtocol):
         point = self._point
         self.log.warn(
             "{peer}: can't go on with {stream} at epoch {epoch} {rendition} byte {offset}: {why}",
+            event="not_resumed",
             peer=self.peer,
             stream=str(point.name),
             epoch=point.epoch,

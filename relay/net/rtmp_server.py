@@ -138,11 +138,11 @@ class RtmpServerProtocol(TwistedProtocol):
         """Who this is, for people."""
         return f"rtmp://{self.peer}"
 
-    def sent_away(self, description: str) -> None:
-        """Another publisher has the name now."""
+    def sent_away(self, description: str, outcome: str = "replaced") -> None:
+        """Another publisher has the name now, or an operator wants it gone."""
         for message_stream_id in self._publications:
             self.session.send_status(message_stream_id, "error", "NetStream.Publish.BadName", description)
-        self.close("replaced")
+        self.close(outcome)
 
     def flush(self) -> None:
         """Send what the session has to send, between two messages of the log if there is a viewer."""

@@ -108,6 +108,11 @@ class SessionLedger:
         """Another backend was asked to go on from ``point``: its byte 0."""
         self._runs = [_Run(0, point)]
 
+    @property
+    def newest_point(self) -> ResumePoint | None:
+        """Where the newest run began."""
+        return self._runs[-1].point if self._runs else None
+
     def to_values(self) -> list[list[Any]]:
         """For another process."""
         return [[run.at, run.until, *run.point.to_values()] for run in self._runs]
@@ -161,13 +166,13 @@ class SessionFeed:
 
     def __init__(self, carrier: SessionCarrier, balancer: str, session_id: str) -> None:
         self.balancer = balancer
+        self.session_id = session_id
         self._carrier = carrier
-        self._session_id = session_id
         self._is_told = False  # does the balancer believe that a run goes on?
 
     def checkpoint(self, at: int, point: ResumePoint) -> None:
         """Tell it, if the balancer is connected; if not, the session is one that can't be resumed."""
-        told = ("relayCheckpoint", self._session_id, float(at), *point.to_values())
+        told = ("relayCheckpoint", self.session_id, float(at), *point.to_values())
         self._is_told = self._carrier.tell_balancer(self.balancer, *told)
 
     def resumed(self) -> None:
@@ -176,7 +181,7 @@ class SessionFeed:
 
     def over(self) -> Deferred[None] | None:
         """The session ends here by our own decision: it is not to be resumed.  As with :meth:`suspend`."""
-        return self._carrier.ask_balancer(self.balancer, "relayOver", self._session_id)
+        return self._carrier.ask_balancer(self.balancer, "relayOver", self.session_id)
 
     def suspend(self, at: int) -> Deferred[None] | None:
         """Tell it.  Fires when nothing stands against other bytes; None: nothing does now.
@@ -184,7 +189,7 @@ class SessionFeed:
         Fails with :class:`BalancerLost` if the balancer may still believe that a run goes on, and can't be told: it
         would resume the session at a wrong place, so no other byte may follow on this connection, ever (I3).
         """
-        answer = self._carrier.ask_balancer(self.balancer, "relaySuspend", self._session_id, float(at))
+        answer = self._carrier.ask_balancer(self.balancer, "relaySuspend", self.session_id, float(at))
         if answer is None:
             return fail(BalancerLost("it can't be told")) if self._is_told else None
         return answer.addCallback(self._suspended)

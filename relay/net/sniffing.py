@@ -78,7 +78,9 @@ class PortFactory(Factory):
         self.is_authentic = is_authentic
         self.make_resumed = make_resumed
         self.disown = disown
-        self.connections: set[SniffingProtocol] = set()
+        self.connections: dict[int, SniffingProtocol] = {}
+        """By number: the first connection of this process is 1."""
+        self._last_number = 0
         self.undecided = 0
         self._when_empty: list[Deferred[None]] = []
         self._trusted = trusted
@@ -97,8 +99,9 @@ class PortFactory(Factory):
         if refusal is not None:
             self.outcomes[refusal] += 1
             return None
-        protocol = SniffingProtocol(self, host)
-        self.connections.add(protocol)
+        self._last_number += 1
+        protocol = SniffingProtocol(self, host, self._last_number)
+        self.connections[protocol.number] = protocol
         self.undecided += 1
         return protocol
 
@@ -113,7 +116,7 @@ class PortFactory(Factory):
 
     def gone(self, protocol: SniffingProtocol, host: str) -> None:
         """A connection is over."""
-        self.connections.discard(protocol)
+        del self.connections[protocol.number]
         self.admission.leave(host)
         if not self.connections:
             waiting, self._when_empty = self._when_empty, []
@@ -124,7 +127,7 @@ class PortFactory(Factory):
         """The node stops: let go of everybody, by force after ``close_seconds``.  Fires when nobody is left."""
         if not self.connections:
             return succeed(None)
-        for protocol in list(self.connections):
+        for protocol in list(self.connections.values()):
             protocol.lose()
         force = self.clock.callLater(self.limits.close_seconds, self._abort_all)
         empty: Deferred[None] = Deferred()
@@ -132,7 +135,7 @@ class PortFactory(Factory):
         return empty.addCallback(lambda _: force.cancel() if force.active() else None)
 
     def _abort_all(self) -> None:
-        for protocol in list(self.connections):
+        for protocol in list(self.connections.values()):
             protocol.transport.abortConnection()
 
 
@@ -142,8 +145,10 @@ class SniffingProtocol(Protocol):
     log = Logger()
     transport: ITCPTransport
 
-    def __init__(self, factory: PortFactory, host: str) -> None:
+    def __init__(self, factory: PortFactory, host: str, number: int) -> None:
         self.ports = factory
+        self.number = number
+        self.connected_at = factory.clock.seconds()
         self._host = host
         self._peer = ""
         self._inner: Protocol | None = None

@@ -6,6 +6,7 @@ when the disk fails.  Called by the tiers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -16,7 +17,7 @@ from relay.log.points import LogStart
 from relay.log.store import Store
 from relay.log.timeline import Timeline
 from relay.names import StreamName
-from relay.net.ingest import Ingest, SecondPublisher
+from relay.net.ingest import Ingest, Publisher, SecondPublisher
 from relay.net.logs import MemoryLogs, StoredLogs, boot_id, new_epoch
 from relay.net.node import Node, NodeSettings
 from relay.net.streams import LiveStream
@@ -79,6 +80,17 @@ class StoringNode(Node):
         """How many encoders publish; what we pull ourselves is not counted."""
         written = (ingest for name, ingest in self._ingests.items() if name not in self.pulled)
         return sum(ingest.publisher is not None for ingest in written)
+
+    def written(self) -> Iterator[tuple[StreamName, Publisher]]:
+        """Streams that begin here and are live, with who feeds them."""
+        for name, ingest in self._ingests.items():
+            if ingest.publisher is not None:
+                yield name, ingest.publisher
+
+    def dismiss(self, name: StreamName) -> bool:
+        """Send the encoder of a stream away; false if there is none."""
+        ingest = None if name in self.pulled else self._ingests.get(name)
+        return ingest is not None and ingest.dismiss()
 
     def ingest(self, name: StreamName) -> Ingest:
         """The writer's side of a stream that begins here; made if need be.

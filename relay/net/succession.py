@@ -146,6 +146,7 @@ class Succession(Service):
     def _have_taken(self, count: int) -> None:
         self.log.info(
             "{name} has taken over, with {count} viewers, in {seconds:.2f} s; they have rested for {rest:.0f} ms",
+            event="handover",
             name=self._balancer,
             count=count,
             rest=0.0 if self.taker is None else self.taker.rest_seconds * 1000,
@@ -170,6 +171,7 @@ class Succession(Service):
         seconds = self._options.linger_seconds
         self.log.info(
             "{name} has handed {count} viewers over{rest}",
+            event="handover",
             name=self._balancer,
             count=count,
             rest=f"; {left} who can't be (TLS) stay here for {seconds:g} s at most" if left else "",

@@ -214,8 +214,22 @@ class Viewer:
     @property
     def offset(self) -> int:
         """Its place in the rendition; -1 before the start and after the end."""
-        self._follower.fall_out()
-        return -1 if self._cursor is None else self._cursor.offset
+        return self._follower.read_offset
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of the rendition."""
+        return self._run_bytes + (0 if self._cursor is None else self.offset - self._run_start)
+
+    @property
+    def behind_bytes(self) -> int:
+        """Of the rendition, from its place to the end."""
+        return 0 if self._cursor is None else max(0, self._cursor.rendition.end - self.offset)
+
+    @property
+    def form_name(self) -> str:
+        """Which rendition it is sent."""
+        return self._form.name
 
     def join(self, join: LogStart) -> None:
         """Start at a join point of the stream's present log."""

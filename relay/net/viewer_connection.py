@@ -107,6 +107,8 @@ class ViewerConnection(LegProtocol):
 
     def __init__(self, balancer: BalancerFactory, host: str) -> None:
         self.host = host
+        self.number = balancer.next_number()
+        self.came_at = balancer.clock.seconds()
         self.session_id = b""  # of the present backend connection
         self._ends: tuple[ProxyAddress | None, ProxyAddress | None] | None = None
         self._seed = balancer.make_session_id()
@@ -181,6 +183,23 @@ class ViewerConnection(LegProtocol):
     def backend(self) -> Backend[IStreamClientEndpoint] | None:
         """Who serves it now."""
         return self._backend
+
+    @property
+    def is_over(self) -> bool:
+        """Is its end decided?"""
+        return self._outcome is not None
+
+    @property
+    def newest_point(self) -> ResumePoint | None:
+        """Where its newest run of a stream began; None if it had none yet."""
+        return self._ledger.newest_point
+
+    @property
+    def resume_point(self) -> ResumePoint | None:
+        """Where it could go on elsewhere now; None if that is not known exactly."""
+        if self.pair is None or self._backend is None:
+            return None
+        return self._resume_point(self.pair.to_viewer - self.pair.attached_at)
 
     @property
     def is_moving(self) -> bool:

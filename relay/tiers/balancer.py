@@ -233,6 +233,7 @@ class Balancer(MultiService):
             seconds = self.pool.rises_in(backend)
             self.log.info(
                 "{name} is {state} for viewers{why}{when}",
+                event="aggregator",
                 name=link.name,
                 state=state.value,
                 why=f" ({why})" if why else "",

@@ -25,7 +25,8 @@ from twisted.python import usage
 from twisted.python.reflect import namedAny
 
 from relay import __version__
-from relay.admin.cluster import PasteLine, Report, make_cluster_site
+from relay.admin.cluster import PasteLine, Place, Report, make_cluster_site
+from relay.admin.events import EventLog
 from relay.admin.polling import Answer, Member, NodePoller
 from relay.admin.site import BoundedFactory
 from relay.demo import read_clip
@@ -133,9 +134,11 @@ class Cluster(MultiService):
         self._members = [make_member(node, reactor) for node in spec]
         self.supervisor = Supervisor(reactor, self._refused)
         self.supervisor.setServiceParent(self)
-        self.poller = NodePoller(self._members, reactor)
+        self.events = EventLog()
+        self.events.setServiceParent(self)
+        self.poller = NodePoller(self._members, reactor, self.events)
         self.poller.setServiceParent(self)
-        site = BoundedFactory(make_cluster_site(self, reactor), DEFAULT_LIMITS.admin_connections)
+        site = BoundedFactory(make_cluster_site(self, reactor, self.events), DEFAULT_LIMITS.admin_connections)
         self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), site)
         self.listener.setServiceParent(self)
         if spec.demo is not None:
@@ -165,6 +168,14 @@ class Cluster(MultiService):
     def paste_lines(self) -> list[PasteLine]:
         """For the page."""
         return paste_lines(self._spec)
+
+    def places(self) -> list[Place]:
+        """For the page's player."""
+        return [
+            Place(host=listen.address or "", port=listen.port, is_tls=listen.kind == "ssl")
+            for listen in dict.fromkeys(balancer.listen for balancer in self._spec.balancers)
+            if listen.port
+        ]
 
     def _report(self, member: Member) -> Report:
         """A node knows its neighbours by their endpoints; here their names are known too."""

@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndp
 from twisted.logger import Logger
 from twisted.python import usage
 
+from relay.admin.events import EventLog
 from relay.admin.guard import Guard
 from relay.admin.node import make_site
 from relay.admin.site import BoundedFactory
@@ -131,6 +132,8 @@ class NodeOptions(usage.Options):
         ["listen", "l", "tcp:1935",
          "Twisted endpoint to serve on: tcp:1935, tcp:1935:interface=127.0.0.1, ssl:…, unix:…"],
         ["admin", "a", None, "Endpoint for health, metrics, API and page (HTTP), e.g. tcp:8081:interface=127.0.0.1"],
+        ["admin-token-file", None, None, "File with a token (mode 0600, 16 bytes or more) that whoever wants to change "
+         "something at the admin site has to say. Without it, only who is on this machine may."],
         ["secret-file", None, None, "File with the cluster's shared secret (mode 0600, 16 bytes or more). Without it, "
          "only neighbours on this host are believed."],
     ]  # fmt: skip
@@ -199,6 +202,15 @@ class NodeOptions(usage.Options):
             return parse_networks(self["trust-proxy"]) or LOOPBACK
         except ValueError as error:
             raise ConfigError(f"--trust-proxy: {error}") from None
+
+    def admin_token(self) -> bytes | None:
+        """``--admin-token-file``.
+
+        Raises:
+            ConfigError: it can't be used.
+        """
+        path = self["admin-token-file"]
+        return read_secret_file(path).key if path else None
 
     @property
     def limits(self) -> Limits:
@@ -350,7 +362,9 @@ def serve(
         log.warn("{name}: no --secret-file: every peer on this host is believed to be a node", name=options["name"])
     if options["admin"]:
         endpoint = server_endpoint(ports, "--admin", options["admin"])
-        site = make_site(view, reactor, Guard.make(options["admin-hosts"]))
+        events = EventLog()
+        node.addService(events)
+        site = make_site(view, reactor, Guard.make(options["admin-hosts"], options.admin_token()), events)
         node.addService(ListeningService(endpoint, BoundedFactory(site, options.limits.admin_connections)))
     return node
 

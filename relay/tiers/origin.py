@@ -121,7 +121,7 @@ class Origin(StoringNode):
         if self.drain.why and not self._goes_on(name):
             raise PublishRefused("NetStream.Publish.Denied", f"{self.identity.name} drains: publish elsewhere")
         publication = self.ingest(name).admit(publisher)
-        publisher.log.info("{stream}: {who} publishes", stream=str(name), who=publisher.describe())
+        publisher.log.info("{stream}: {who} publishes", event="publish", stream=str(name), who=publisher.describe())
         return publication
 
     def health(self) -> tuple[str, list[str]]:
@@ -145,6 +145,7 @@ class Origin(StoringNode):
         if stream is not None and entry.time_ms >= stream.log.end_time_ms:
             self.log.warn(
                 "{stream}: a copy of epoch {epoch}, which was lost here, is ahead in media time; a new epoch begins",
+                event="epoch",
                 stream=str(entry.name),
                 epoch=entry.epoch,
             )
@@ -155,6 +156,7 @@ class Origin(StoringNode):
         ours = stream.log
         self.log.error(
             "{stream}: a copy has {offset} bytes of epoch {epoch}, we have {end}",
+            event="diverged",
             stream=str(stream.name),
             offset=offset,
             epoch=ours.epoch,

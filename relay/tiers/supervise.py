@@ -95,6 +95,8 @@ class Supervisor(ProcessMonitor):
     def startProcess(self, name: str) -> None:
         if name not in self.protocols:
             self.starts[name] += 1
+            if self.starts[name] > 1:
+                self.log.info("{name} is started again", event="process", name=name)
         super().startProcess(name)
 
     def stopService(self) -> Deferred[None]:  # type: ignore[override]  # a service may, procmon doesn't
@@ -113,8 +115,13 @@ class Supervisor(ProcessMonitor):
     def _spawned(self) -> None:
         self._alive += 1
 
-    def _ended(self, name: str, status: int | None, last_error: str) -> None:
+    def _ended(self, name: str, how: Failure, last_error: str) -> None:
         self._alive -= 1
+        status: int | None = getattr(how.value, "exitCode", None)
+        if self.running:
+            killed = getattr(how.value, "signal", None)
+            words = f"signal {killed}" if killed is not None else f"exit status {status}"
+            self.log.warn("{name}: its process has ended ({how})", event="process", name=name, how=words)
         if status == EXIT_CONFIG and self.starts[name] == 1 and self.running:
             self._on_refused(name, last_error)
         if not self._alive:
@@ -126,7 +133,7 @@ class Supervisor(ProcessMonitor):
 class _WatchedProcess(ProcessProtocol):
     """Logs what a process writes, line by line, and tells when it has ended: procmon first, then the supervisor."""
 
-    def __init__(self, inner: Any, on_end: Callable[[str, int | None, str], None]) -> None:
+    def __init__(self, inner: Any, on_end: Callable[[str, Failure, str], None]) -> None:
         self._log = Logger("node")  # as a class attribute it would bear this class's name, which means nothing here
         self._inner = inner
         self._on_end = on_end
@@ -149,7 +156,7 @@ class _WatchedProcess(ProcessProtocol):
         for descriptor, rest in self._unfinished.items():
             self._log_line(descriptor, rest)
         self._inner.processEnded(reason)
-        self._on_end(self._inner.name, getattr(reason.value, "exitCode", None), self._last_error)
+        self._on_end(self._inner.name, reason, self._last_error)
 
     def _log_line(self, descriptor: int, line: bytes) -> None:
         text = line.decode("utf-8", "backslashreplace").rstrip()
@@ -168,7 +175,7 @@ class _ChildReactor:
         self,
         reactor: Any,
         on_spawn: Callable[[], None],
-        on_end: Callable[[str, int | None, str], None],
+        on_end: Callable[[str, Failure, str], None],
         restart_seconds: float,
     ) -> None:
         self._reactor = reactor

@@ -19,6 +19,7 @@ from relay.net.links import ControlLink
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
 from relay.net.replication import Counts
+from relay.tiers.connections import BalancerConnections, MediaConnections
 
 OUTCOMES = "Connections that ended, by how."
 
@@ -83,6 +84,10 @@ class MediaNodeView:
 
     def health(self) -> Health:
         return _health(*self._node.shown_health())
+
+    @property
+    def connections(self) -> MediaConnections:
+        return MediaConnections(self._node)
 
     @property
     def drain(self) -> NodeDrain:
@@ -226,6 +231,10 @@ class BalancerView:
 
     drain = None
 
+    @property
+    def connections(self) -> BalancerConnections:
+        return BalancerConnections(self._factory)
+
     def streams(self) -> Sequence[StreamView]:
         """It reads no stream."""
         return []
@@ -237,6 +246,7 @@ class BalancerView:
                 endpoint=self._addresses.get(backend.name, backend.name),
                 state="down" if backend.state is BackendState.DOWN else "up",
                 why=self._link_why(backend),
+                viewers=backend.viewers,
             )
             for backend in self._factory.pool.backends.values()
         ]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
+from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.admin.cluster import PasteLine, Report, cluster_health, make_cluster_site
+from relay.admin.cluster import PasteLine, Place, Report, cluster_health, make_cluster_site
+from relay.admin.fetch import fetch
+from relay.admin.node import make_site
 from relay.admin.polling import NO_PAGE, NOT_ASKED, Answer, Member
 from relay.admin.views import Health
-from tests.admin.views import ask, clock
+from tests.admin.test_polling import ServerTestCase
+from tests.admin.views import FixedView, ask, clock
 
 NORMAL = Answer(state="normal", viewers=2, streams=[{"name": "live/demo"}], links=[{"name": "o1"}])
 
@@ -29,6 +35,9 @@ class FixedCluster:
 
     def paste_lines(self) -> list[PasteLine]:
         return [PasteLine("RTMP", "rtmp://127.0.0.1/live/demo")]
+
+    def places(self) -> list[Place]:
+        return [Place(host="", port=1935), Place(host="192.0.2.1", port=443, is_tls=True)]
 
 
 class ClusterHealthTests(SynchronousTestCase):
@@ -94,6 +103,49 @@ class ClusterSiteTests(SynchronousTestCase):
         self.assertIn('relay_cluster_node_state{node="lb1",state="unknown",tier="balancer"} 1.0', text)
         self.assertIn('relay_cluster_node_restarts_total{node="o1"} 2.0', text)
 
-    def test_page_is_served(self) -> None:
+    def test_pages_are_served(self) -> None:
         self.assertIn(b"api/v1/nodes", ask(self.site, "/").body)
-        self.assertEqual(200, ask(self.site, "/page.js").status)
+        for path in ("/page.js", "/topology.js", "/watch.js", "/api/v1/openapi.json"):
+            self.assertEqual(200, ask(self.site, path).status, path)
+
+    def test_player_may_speak_to_the_balancers_and_to_nobody_else(self) -> None:
+        policy = ask(self.site, "/watch").headers["content-security-policy"]
+        self.assertIn("connect-src 'self' http://*:1935 https://192.0.2.1:443; media-src blob:", policy)
+        self.assertNotIn("1935", ask(self.site, "/").headers["content-security-policy"])
+
+    def test_each_stream_is_there_once(self) -> None:
+        """With everybody who has it; who publishes it is what the origin says."""
+        demo = {"name": "live/demo", "is_live": True, "bitrate_bps": 5.0, "viewers": 1, "epoch": 7, "end": 9}
+        origin = Answer(state="normal", streams=[{**demo, "source": "rtmp://encoder", "is_live": False}])
+        copy = Answer(state="normal", streams=[{**demo, "source": "o1", "bitrate_bps": 6.0}])
+        self.cluster.nodes = [report("o1", "origin", origin), report("a1", "distributor", copy)]
+        (stream,) = ask(self.site, "/api/v1/streams").json
+        places = [{"node": name, "epoch": 7, "end": 9} for name in ("o1", "a1")]
+        told = {"is_live": True, "bitrate_bps": 6.0, "viewers": 2, "source": "rtmp://encoder", "nodes": places}
+        self.assertEqual({"name": "live/demo", **told}, stream)
+
+
+class ClusterListTests(ServerTestCase):
+    """Viewers and sessions, of all nodes together."""
+
+    async def test_all_nodes_are_asked(self) -> None:
+        """One that does not answer is named."""
+        endpoints = {
+            "agg1": self.serve(make_site(FixedView(), reactor)),
+            "lb1": self.serve(make_site(FixedView(), reactor)),
+            "a1": await self.closed_port(),
+            "a2": self.canned(b"HTTP/1.0 200 OK\r\n\r\n[]"),
+            "o1": None,
+        }
+        members = [
+            Member(name=name, tier="origin", listen="", admin_url=None, endpoint=endpoint)
+            for name, endpoint in endpoints.items()
+        ]
+        cluster = FixedCluster([Report(member=member, answer=NORMAL, restarts=0) for member in members])
+        asked = self.serve(make_cluster_site(cluster, reactor))
+        for query, nodes, silent in (("", ["agg1", "lb1"], ["a1", "a2"]), ("?node=lb1", ["lb1"], [])):
+            content = json.loads(await fetch(reactor, asked, f"/api/v1/viewers{query}", 5))
+            listed = [each["node"] for each in content["viewers"]]
+            self.assertEqual((len(nodes), nodes, silent), (content["count"], listed, content["silent"]))
+        content = json.loads(await fetch(reactor, asked, "/api/v1/sessions?limit=0", 5))
+        self.assertEqual((2, []), (content["count"], content["sessions"]))

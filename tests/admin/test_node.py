@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from importlib.resources import files
 
+import attrs
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay import __version__
+from relay.admin import node
+from relay.admin.events import EventLog
+from relay.admin.guard import Guard
 from relay.admin.node import make_site
 from relay.admin.site import AdminRequest, BoundedFactory
 from relay.admin.views import Health, Metric
-from tests.admin.views import FixedView, Reply, ask, clock, parse, send
+from tests.admin.views import VIEWER, FixedView, Reply, ask, clock, parse, send
 
-PAGES = ("/", "/healthz", "/metrics", "/api/v1/node", "/api/v1/streams", "/api/v1/links", "/page.css", "/page.js")
+PAGES = (
+    *("/", "/healthz", "/metrics", "/page.css", "/page.js", "/topology.js", "/api/v1/openapi.json"),
+    *("/api/v1/node", "/api/v1/nodes", "/api/v1/streams", "/api/v1/links", "/api/v1/events"),
+    *("/api/v1/viewers", "/api/v1/sessions", "/api/v1/publishers"),
+)
 
 
 def observed_request(kept: list[int]) -> type[AdminRequest]:
@@ -167,6 +177,78 @@ class DrainTests(SiteTestCase):
         self.assertEqual({"draining": None}, self.post("/api/v1/undrain").json)
 
 
+class ListTests(SiteTestCase):
+    """Who is connected, and how one of them is made to go."""
+
+    def delete(self, path: str, *headers: str, peer: str = "127.0.0.1") -> Reply:
+        return ask(self.site, path, method="DELETE", headers=headers, peer=peer)
+
+    def test_viewers_sessions_and_publishers_are_listed(self) -> None:
+        viewers = self.get("/api/v1/viewers").json
+        self.assertEqual((1, "192.0.2.1:5001"), (viewers["count"], viewers["viewers"][0]["address"]))
+        self.assertEqual("moving", self.get("/api/v1/sessions").json["sessions"][0]["state"])
+        self.assertEqual("live/demo", self.get("/api/v1/publishers").json["publishers"][0]["name"])
+
+    def test_list_is_cut_but_the_count_is_not(self) -> None:
+        """A node has thousands."""
+        self.view.connections.all_viewers = [attrs.evolve(VIEWER, id=str(number)) for number in range(1500)]
+        for query, count in (("", 1000), ("?limit=2", 2), ("?limit=9999999999", 1500), ("?limit=x", 1000)):
+            viewers = self.get(f"/api/v1/viewers{query}").json
+            self.assertEqual((1500, count), (viewers["count"], len(viewers["viewers"])), query)
+
+    def test_viewers_of_one_stream(self) -> None:
+        for stream, count in (("live/demo", 1), ("live/other", 0)):
+            self.assertEqual(count, self.get(f"/api/v1/viewers?stream={stream}").json["count"])
+
+    def test_viewer_is_kicked(self) -> None:
+        self.assertEqual({"kicked": "7"}, self.delete("/api/v1/viewers/7").json)
+        self.assertEqual(["7"], self.view.connections.kicked)
+        for other in ("8", "", "7/8", "%00"):
+            self.assertEqual(404, self.delete(f"/api/v1/viewers/{other}").status, other)
+
+    def test_publisher_is_sent_away(self) -> None:
+        self.assertEqual({"dismissed": "live/demo"}, self.delete("/api/v1/publishers/live/demo").json)
+        self.assertEqual(["live/demo"], self.view.connections.dismissed)
+        self.assertEqual(404, self.delete("/api/v1/publishers/live/other").status)
+
+    def test_only_who_is_on_this_machine_may(self) -> None:
+        """As long as there is no token."""
+        for peer in ("192.0.2.9", "10.0.0.1"):
+            self.assertEqual(403, self.delete("/api/v1/viewers/7", peer=peer).status)
+        self.assertEqual([], self.view.connections.kicked)
+
+    def test_whoever_knows_the_token_may(self) -> None:
+        """From wherever, and nobody else, also on this machine."""
+        self.site = make_site(self.view, clock(), Guard.make(token=b"0123456789abcdef"))
+        basic = base64.b64encode(b"ops:0123456789abcdef").decode()
+        for wrong in (
+            (),
+            ("Authorization: Bearer 0123456789abcdee",),
+            ("Authorization: Basic ???",),
+            ("Authorization: x",),
+        ):
+            reply = self.delete("/api/v1/viewers/7", *wrong)
+            self.assertEqual(401, reply.status, wrong)
+            self.assertIn("www-authenticate", reply.headers)
+        self.assertEqual([], self.view.connections.kicked)
+        for right in ("Bearer 0123456789abcdef", f"Basic {basic}", f"basic {basic}"):
+            reply = self.delete("/api/v1/viewers/7", f"Authorization: {right}", peer="192.0.2.9")
+            self.assertEqual(200, reply.status, right)
+        self.assertEqual(200, self.get("/api/v1/viewers").status)
+
+    def test_what_is_done_is_an_event(self) -> None:
+        """Somebody will ask who did it."""
+        publisher = LogPublisher()
+        events = EventLog(publisher)
+        events.startService()
+        self.patch(node, "log", Logger(observer=publisher))
+        self.site = make_site(self.view, clock(), events=events)
+        self.delete("/api/v1/publishers/live/demo")
+        (event,) = self.get("/api/v1/events").json["events"]
+        self.assertEqual(("kick", "live/demo"), (event["kind"], event["stream"]))
+        self.assertEqual([], self.get(f"/api/v1/events?after={event['id']}").json["events"])
+
+
 class ConnectionTests(SiteTestCase):
     """How many may ask at once."""
 
@@ -307,16 +389,19 @@ class PageTests(SynchronousTestCase):
 
     def test_nothing_comes_from_elsewhere(self) -> None:
         """The page works on a machine without a way out, and tells nobody that it was looked at."""
-        self.assertEqual({"cluster.html", "node.html", "page.css", "page.js"}, set(self.texts))
+        pages, scripts = {"cluster.html", "node.html", "watch.html"}, {"page.js", "topology.js", "watch.js"}
+        self.assertEqual({"page.css", "openapi.json", *pages, *scripts}, set(self.texts))
         for name, text in self.texts.items():
-            self.assertEqual([], re.findall(r"(?:https?:)?//[a-z0-9]+\.", text), name)
+            others = re.sub("http://www.w3.org/2000/svg", "", text)  # a name, which nobody asks for
+            self.assertEqual([], re.findall(r"(?:https?:)?//[a-z0-9]+\.", others), name)
 
     def test_names_are_never_taken_for_markup(self) -> None:
         """A stream called <script> is a name."""
-        for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-            self.assertNotIn(forbidden, self.texts["page.js"])
+        for name in ("page.js", "topology.js", "watch.js"):
+            for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+                self.assertNotIn(forbidden, self.texts[name])
 
     def test_pages_work_under_the_policy(self) -> None:
         """No inline script, style or handler: the policy would stop them."""
-        for name in ("cluster.html", "node.html"):
+        for name in ("cluster.html", "node.html", "watch.html"):
             self.assertEqual([], re.findall(r"<style|style=|\son[a-z]+=|<script(?! src=)", self.texts[name]), name)

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relay.admin.events import Event, EventLog
 from relay.admin.fetch import fetch
 from relay.admin.node import make_site
 from relay.admin.polling import NO_PAGE, NOT_ASKED, Answer, Member, NodePoller, read_answer
@@ -120,6 +121,17 @@ class NodePollerTests(ServerTestCase):
         self.assertEqual("live/demo", poller.answers["a1"].streams[0]["name"])
         view.state = Health()
         await self.state_becomes(poller, lambda answer: answer.state == "normal")
+
+    async def test_events_of_nodes_are_taken_once(self) -> None:
+        """With the node's name; each answer brings those after the last."""
+        theirs = EventLog()
+        endpoint = self.serve(make_site(FixedView(), reactor, events=theirs))
+        poller = self.poll(a1=endpoint)
+        for text in ("one", "two"):
+            theirs.add(Event(id=theirs.next_id(5.0), at=5.0, kind="state", level="warn", text=text))
+            await eventually(lambda text=text: text in [event["text"] for event in poller.events.after()])
+        taken = [(event["node"], event["at"], event["text"]) for event in poller.events.after()]
+        self.assertEqual([("a1", 5.0, "one"), ("a1", 5.0, "two")], taken)
 
     async def test_node_that_never_answered_is_starting(self) -> None:
         """A cluster that has just begun is not shown as broken."""

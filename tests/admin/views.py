@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
-from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
+from relay.admin.views import DrainView, Health, LinkView, Metric, PublisherView, SessionView, StreamView, ViewerView
 
 DEMO = StreamView(
     name="live/demo",
@@ -48,6 +48,50 @@ class FixedDrain:
         return DrainView(why="a test wants it", sessions=2, others=1) if self.is_on else None
 
 
+VIEWER = ViewerView(
+    id="7",
+    address="192.0.2.1:5001",
+    kind="rtmp",
+    stream="live/demo",
+    seconds=1.5,
+    sent_bytes=1000,
+    behind_bytes=0,
+    session="ab01",
+    at="lb1",
+)
+SESSION = SessionView(id="ab01", viewer="7", state="moving", at="agg1")
+PUBLISHER = PublisherView(name="live/demo", source="rtmp://127.0.0.1:5000")
+
+
+@attrs.define
+class FixedConnections:
+    """Connections as a test wants them; who was kicked and sent away is in lists."""
+
+    all_viewers: Sequence[ViewerView] = (VIEWER,)
+    kicked: list[str] = attrs.field(factory=list)
+    dismissed: list[str] = attrs.field(factory=list)
+
+    def viewers(self) -> Sequence[ViewerView]:
+        return self.all_viewers
+
+    def sessions(self) -> Sequence[SessionView]:
+        return [SESSION]
+
+    def publishers(self) -> Sequence[PublisherView]:
+        return [PUBLISHER]
+
+    def kick(self, viewer: str) -> bool:
+        is_there = viewer in [each.id for each in self.all_viewers]
+        if is_there:
+            self.kicked.append(viewer)
+        return is_there
+
+    def dismiss(self, stream: str) -> bool:
+        if stream == PUBLISHER.name:
+            self.dismissed.append(stream)
+        return stream == PUBLISHER.name
+
+
 @attrs.define
 class FixedView:
     """A NodeView whose answers are what a test says."""
@@ -60,6 +104,7 @@ class FixedView:
     all_links: Sequence[LinkView] = (A1, A2)
     all_metrics: Sequence[Metric] = ()
     drain: FixedDrain | None = attrs.field(factory=FixedDrain)
+    connections: FixedConnections = attrs.field(factory=FixedConnections)
 
     def health(self) -> Health:
         return self.state
@@ -87,17 +132,26 @@ class Reply:
         return json.loads(self.body)
 
 
-def ask(site: Site, path: str, method: str = "GET", host: str = "localhost", headers: Sequence[str] = ()) -> Reply:
+def ask(
+    site: Site,
+    path: str,
+    method: str = "GET",
+    host: str = "localhost",
+    headers: Sequence[str] = (),
+    peer: str = "127.0.0.1",
+) -> Reply:
     """One request over a connection of its own."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", ""]
-    return parse(send(site, "\r\n".join(lines).encode()).value(), method)
+    return parse(send(site, "\r\n".join(lines).encode(), peer).value(), method)
 
 
-def send(site: Site, data: bytes) -> StringTransport:
+def send(site: Site, data: bytes, peer: str = "127.0.0.1") -> StringTransport:
     """A connection over which the bytes came."""
-    channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
-    transport = StringTransport()
+    address = IPv4Address("TCP", peer, 1)
+    channel = site.buildProtocol(address)
+    transport = StringTransport(peerAddress=address)
     channel.makeConnection(transport)
+    transport.channel = channel  # to lose the connection
     channel.dataReceived(data)
     return transport
 

@@ -30,7 +30,7 @@ class Encoder:
     def describe(self) -> str:
         return self.name
 
-    def sent_away(self, description: str) -> None:
+    def sent_away(self, description: str, outcome: str = "replaced") -> None:
         self.sent_away_for.append(description)
 
 

@@ -97,6 +97,6 @@ class NodeTests(SynchronousTestCase):
         self.endpoint.links[0].is_cut = True
         publish(self.node.hub.get(NAME), gops(1, start=400, size=50_000))
         stop_node(self.network, self.node)
-        self.assertEqual(set(), self.node.ports.connections)
+        self.assertEqual({}, self.node.ports.connections)
         self.endpoint.links[0].is_cut = False
         self.network.carry()

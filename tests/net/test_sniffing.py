@@ -138,7 +138,7 @@ class SniffingTests(SynchronousTestCase):
     def test_anything_else_is_refused_at_once_and_counted(self) -> None:
         for pieces, expected in self.each(BAD):
             self.assertEqual(expected, self.port.say(pieces))
-            self.assertEqual(set(), self.port.factory.connections)
+            self.assertEqual({}, self.port.factory.connections)
 
     def test_refusal_behind_a_proxy_header_is_told_before_the_connection_is_closed(self) -> None:
         """Or the balancer would take it for the death of this node, and bring the same bytes to another."""
@@ -190,7 +190,7 @@ class SniffingTests(SynchronousTestCase):
         transport.receive(RTMP)
         transport.lose(ConnectionAborted())
         self.assertEqual([ConnectionAborted], self.port.spoken[0][2].ends)
-        self.assertEqual(set(), self.port.factory.connections)
+        self.assertEqual({}, self.port.factory.connections)
 
     def test_silent_connection_is_closed(self) -> None:
         """FAULTS row 7: connect only, no byte."""
