@@ -17,6 +17,7 @@ from setuptools.command.build_py import build_py
 NPM_SECONDS = 120
 TESTS = [
     "av>=12",
+    "axe-playwright-python>=0.1.4",
     "hypothesis>=6.100",
     "imageio-ffmpeg>=0.5",
     "jsonschema>=4.18",

@@ -221,6 +221,10 @@ class Node(Program):
         """The JSON at a path of its admin site."""
         return json.loads(await self._get(path))
 
+    async def text_of(self, path: str) -> str:
+        """The text at a path of its admin site."""
+        return (await self._get(path)).decode()
+
     async def ask(self, method: str, path: str) -> int:
         """The status that its admin site answers."""
         url = f"http://{HOST}:{self.admin_port}{path}"

@@ -12,6 +12,7 @@ nor see connections that were added to the reactor and lost again by the test.  
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,11 +31,27 @@ settings.register_profile("ci", max_examples=200, deadline=None, derandomize=Tru
 settings.load_profile("ci" if is_ci() else "dev")
 
 _REACTOR_ROOMS = frozenset({"net", "tiers", "admin", "integration", "interop"})
+_PROCESS_ROOMS = frozenset({"integration", "interop", "vip", "drill", "page"})
+_PROCESS_MODULES = frozenset({"test_cluster", "test_benchmarks", "test_benchmark", "test_crowd", "test_examples"})
+HALVES = {"rooms": False, "processes": True}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trial's test cases first: see the module."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Trial's test cases first: see the module.
+
+    With ``RELAY_TESTS=processes`` only those that start real nodes and wait for them, with ``rooms`` only the others,
+    which keep a core busy: CI runs both halves at the same time.
+    """
     items.sort(key=lambda item: not isinstance(item, TestCaseFunction))
+    half = os.environ.get("RELAY_TESTS")
+    if half is not None:
+        others = [item for item in items if _starts_processes(item) is not HALVES[half]]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _starts_processes(item) is HALVES[half]]
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    return not _PROCESS_ROOMS.isdisjoint(item.path.parent.parts) or item.path.stem in _PROCESS_MODULES
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
@@ -38,6 +39,14 @@ def require_module(name: str) -> None:
         if is_ci():
             raise AssertionError(f"{name} is missing, and in CI every module must be there")
         raise SkipTest(f"{name} is not installed")
+
+
+def require_file(file: Traversable) -> None:
+    """As :func:`require_program`, for a file that building the package brings."""
+    if not file.is_file():
+        if is_ci():
+            raise AssertionError(f"{file} is missing, and in CI the package is built with it")
+        raise SkipTest(f"{file} is not there: the package was built without it")
 
 
 def processes_that_name(text: str) -> list[str]:

@@ -6,7 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.defer import DeferredSemaphore, ensureDeferred, gatherResults
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -86,17 +88,21 @@ class BenchmarkTests(TestCase):
     async def test_those_that_compare_report_each_row(self) -> None:
         """A table for people, JSON for programs; every row has a figure for every column, and delivers the stream."""
         require_program("cc")
-        for benchmark, options in COMPARING.items():
-            found = Path(self.mktemp()).absolute()
-            words = [*options.split(), "--rounds", "1", "--settle", "0.2", "--json", str(found)]
-            out = await self._benchmark(benchmark, *words)
-            report = json.loads(found.read_text())
+        three = DeferredSemaphore(3)
+        runs = [three.run(ensureDeferred, self._report_of(*each)) for each in COMPARING.items()]
+        for out, report in await gatherResults(runs, consumeErrors=True):
             self.assertIn("relay", report["versions"])
             for row in report["rows"]:
                 self.assertIn(row["name"], out)
                 self.assertEqual(1, len(row["rounds"]), row)
                 self.assertTrue(all(value >= 0 for value in row["median"].values()), row)
                 self.assertLess(90, row["median"].get("delivered", 100), row)
+
+    async def _report_of(self, benchmark: str, options: str) -> tuple[str, dict[str, Any]]:
+        """What it says, and what it writes."""
+        found = Path(self.mktemp()).absolute()
+        words = [*options.split(), "--rounds", "1", "--settle", "0.2", "--json", str(found)]
+        return await self._benchmark(benchmark, *words), json.loads(found.read_text())
 
     async def test_peers_are_compared_with(self) -> None:
         """nginx-rtmp and HAProxy, in the same run, with a picture of it."""

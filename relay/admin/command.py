@@ -1,4 +1,4 @@
-"""``relay-admin``: look at a node, drain it, undrain it, from a shell.
+"""``relay-admin``: look at a node, drain it, undrain it, make somebody go, from a shell.
 
 Owns the command line, what it prints and its exit status.  It speaks to the node's admin site and to nothing else, with
 the standard library alone: it blocks, and there is nothing else to do meanwhile.
@@ -6,6 +6,8 @@ the standard library alone: it blocks, and there is nothing else to do meanwhile
     relay-admin status  http://127.0.0.1:8086
     relay-admin drain   http://127.0.0.1:8086     and come back when the node can be stopped
     relay-admin undrain http://127.0.0.1:8086
+    relay-admin kick    http://127.0.0.1:8086 17            a viewer, by the id that /api/v1/viewers gives
+    relay-admin dismiss http://127.0.0.1:8081 live/show     the publisher of a stream
 
 Exit status: 0 it is so; 1 it is not (not normal; refused; not empty in time); 2 a bad command line; 3 no answer.
 """
@@ -18,8 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import attrs
 
@@ -47,10 +50,11 @@ class Remote:
     """A node's admin site."""
 
     url: SplitResult
+    token: str | None = attrs.field(default=None, repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Remote:
-        """Raises :class:`ConfigError` if it is no URL of an admin site."""
+    def parse(cls, text: str, token_file: str | None = None) -> Remote:
+        """Raises :class:`ConfigError` if it is no URL of an admin site, or the file can't be read."""
         refusal = ConfigError(f"{text!r} is not the URL of an admin site, http://HOST:PORT")
         try:
             url = urlsplit(text if "://" in text else f"http://{text}")
@@ -59,21 +63,24 @@ class Remote:
             raise refusal from None
         if not is_place or url.scheme not in ("http", "https") or url.path not in ("", "/") or url.query:
             raise refusal
-        return cls(url)
+        return cls(url, None if token_file is None else read_token(token_file))
 
     def ask(self, method: str, path: str) -> Any:
         """One request; the JSON of its answer."""
         connect = HTTPSConnection if self.url.scheme == "https" else HTTPConnection
         connection = connect(self.url.hostname or "", self.url.port, timeout=ANSWER_SECONDS)
         try:
-            connection.request(method, path, headers={"Accept": "application/json"})
+            headers = {"Accept": "application/json"}
+            if self.token is not None:
+                headers["Authorization"] = f"Bearer {self.token}"
+            connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             body = answer.read(ANSWER_BYTES)
         except (OSError, HTTPException) as error:
             raise NoAnswer(f"no answer from {self.url.netloc}: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()
-        if answer.status in (403, 409):
+        if answer.status in (401, 403, 409) or (answer.status == 404 and method == "DELETE"):
             raise Refused(body.decode("utf-8", "backslashreplace").strip())
         try:
             content = json.loads(body)
@@ -115,6 +122,20 @@ def undrain(remote: Remote, _: argparse.Namespace, say: Callable[[str], None]) -
     return DONE
 
 
+def kick(remote: Remote, options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Close a viewer's connection."""
+    remote.ask("DELETE", f"/api/v1/viewers/{quote(options.viewer, safe='')}")
+    say(f"viewer {options.viewer} is closed")
+    return DONE
+
+
+def dismiss(remote: Remote, options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Send a publisher away."""
+    remote.ask("DELETE", f"/api/v1/publishers/{quote(options.stream)}")
+    say(f"the publisher of {options.stream} is sent away")
+    return DONE
+
+
 def drain(remote: Remote, options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Ask those who read from the node to go elsewhere, and wait until they have."""
     told = {"name": remote.node()["name"], **remote.ask("POST", "/api/v1/drain")}
@@ -135,6 +156,18 @@ def drain(remote: Remote, options: argparse.Namespace, say: Callable[[str], None
         time.sleep(LOOK_SECONDS)
         told = remote.node()
     raise Refused(f"{told['name']} does not drain any more: somebody has undrained it")
+
+
+def read_token(path: str) -> str:
+    """What ``--admin-token-file`` of the node holds.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path}: {getattr(error, 'strerror', error)}") from None
 
 
 def is_empty(report: dict[str, int]) -> bool:
@@ -163,8 +196,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="relay-admin",
-        description="Look at a node, or drain it before it is stopped: its viewers and copies go elsewhere and miss "
-        "nothing. URL is the node's --admin address: http://127.0.0.1:8086",
+        description="Look at a node, drain it before it is stopped (its viewers and copies go elsewhere and miss "
+        "nothing), or make a viewer or a publisher go. URL is the node's --admin address: http://127.0.0.1:8086",
     )
     parser.add_argument("--version", action="version", version=f"relay-admin {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -172,10 +205,19 @@ def make_parser() -> argparse.ArgumentParser:
         ("status", status, "How is it? Exit status 0 if it is normal, 1 if not."),
         ("drain", drain, "Send its readers elsewhere, and wait until they have gone."),
         ("undrain", undrain, "Let it take readers again."),
+        ("kick", kick, "Close the connection of a viewer."),
+        ("dismiss", dismiss, "Send the publisher of a stream away."),
     ):
         command = commands.add_parser(name, help=words, description=words)
         command.add_argument("url", metavar="URL")
         command.set_defaults(run=run)
+        command.add_argument(
+            "--token-file", metavar="FILE", help="with the token of the node's --admin-token-file, if it has one"
+        )
+        if name == "kick":
+            command.add_argument("viewer", metavar="ID", help="as /api/v1/viewers gives it")
+        if name == "dismiss":
+            command.add_argument("stream", metavar="APP/NAME")
         if name == "status":
             command.add_argument("--json", action="store_true", help="everything that it says, as JSON")
         if name == "drain":
@@ -195,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         run: Callable[..., int] = options.run
-        return run(Remote.parse(options.url), options, say)
+        return run(Remote.parse(options.url, options.token_file), options, say)
     except KeyboardInterrupt:
         return INTERRUPTED
     except RelayError as error:

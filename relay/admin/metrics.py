@@ -57,13 +57,13 @@ class NodeCollector(Collector):
         live = gauge("stream_live", "1 while somebody feeds the stream.", ["stream"])
         start = gauge("stream_start_bytes", "Offset of the first byte of the log that is here.", ["stream", "epoch"])
         end = gauge("stream_end_bytes", "Offset after the log's last byte: how far this node is.", ["stream", "epoch"])
-        rate = gauge("stream_bits_per_second", "How fast the log grows.", ["stream"])
+        rate = gauge("stream_bytes_per_second", "How fast the log grows.", ["stream"])
         viewers = gauge("stream_viewers", "Connections that the stream is sent to.", ["stream"])
         for stream in streams:
             live.add_metric([stream.name], stream.is_live)
             start.add_metric([stream.name, str(stream.epoch)], stream.start)
             end.add_metric([stream.name, str(stream.epoch)], stream.end)
-            rate.add_metric([stream.name], stream.bitrate_bps)
+            rate.add_metric([stream.name], stream.bitrate_bps / 8)
             viewers.add_metric([stream.name], stream.viewers)
         return [live, start, end, rate, viewers]
 

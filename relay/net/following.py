@@ -77,7 +77,7 @@ class Following(Protocol):
 
     @property
     def read_offset(self) -> int:
-        """Of the next byte, whoever sends it; -1 if nothing is followed."""
+        """Of the next byte that the cohort sends, while it is in step."""
 
 
 class FollowingTransport(tcp.Server):
@@ -96,8 +96,7 @@ class FollowingTransport(tcp.Server):
 
     @property
     def read_offset(self) -> int:
-        sender = self._cursor if self._cohort is None else self._cohort.cursor
-        return -1 if sender is None else sender.offset
+        return -1 if self._cohort is None else self._cohort.cursor.offset
 
     def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
         cursor = self._cursor
@@ -242,10 +241,7 @@ class WritingFollower:
         return self._paused
 
     is_in_step = False  # each has its own keys
-
-    @property
-    def read_offset(self) -> int:
-        return -1 if self._cursor is None else self._cursor.offset
+    read_offset = -1
 
     def fall_in(self, cohorts: Cohorts[WhoT], who: WhoT) -> bool:
         return False

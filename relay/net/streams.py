@@ -46,6 +46,7 @@ class LiveStream:
         self.bits_per_second = 0.0
         self.skips = 0
         self.on_flush: Callable[[LiveStream], None] | None = None
+        self.sent_before = 0  # to readers that have gone, bytes
         self._metered = (0.0, 0)
         self._ahead: list[tuple[int, bool, Deferred[LiveStream]]] = []
 
@@ -56,6 +57,11 @@ class LiveStream:
     def watching(self) -> int:
         """How many watch; neighbours' copies are not counted."""
         return sum(not viewer.is_copy for viewer in self.viewers)
+
+    @property
+    def sent_bytes(self) -> int:
+        """To all readers that are and were here, copies included."""
+        return self.sent_before + sum(viewer.sent_bytes for viewer in self.viewers)
 
     @property
     def is_joinable(self) -> bool:

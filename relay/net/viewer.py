@@ -214,7 +214,9 @@ class Viewer:
     @property
     def offset(self) -> int:
         """Its place in the rendition; -1 before the start and after the end."""
-        return self._follower.read_offset
+        if self._cursor is None:
+            return -1
+        return self._follower.read_offset if self._follower.is_in_step else self._cursor.offset
 
     @property
     def sent_bytes(self) -> int:
@@ -317,6 +319,7 @@ class Viewer:
     def stop(self) -> None:
         """Stop sending; the transport stays open."""
         if self._cursor is not None:
+            self.stream.sent_before += self.sent_bytes
             self._follower.unfollow()
             self.stream.remove_viewer(self)
             self._cursor.close()

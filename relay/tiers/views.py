@@ -141,6 +141,12 @@ class MediaNodeView:
             label="stream",
         )
         yield Metric(
+            name="sent_bytes",
+            help="Bytes of a stream sent to viewers and copies, without what is said besides.",
+            values={str(stream.name): stream.sent_bytes for stream in streams},
+            label="stream",
+        )
+        yield Metric(
             name="storage_errors",
             help="Times that the disk did not take a stream's bytes.",
             values={str(stream.name): stream.log.storage_errors for stream in streams},
@@ -187,15 +193,15 @@ def upstream_metrics(gatherers: Sequence[Gatherer]) -> list[Metric]:
             label="upstream",
         ),
         _gauge(
-            "upstream_ahead_ms",
+            "upstream_ahead_seconds",
             "Media time that an upstream has and this node has not yet, of all streams the most.",
-            {name: ahead for name, (ahead, _) in leads.items()},
+            {name: ahead / 1000 for name, (ahead, _) in leads.items()},
             label="upstream",
         ),
         _gauge(
-            "upstream_behind_ms",
+            "upstream_behind_seconds",
             "Media time that this node has and an upstream has not yet (standby lag), of all streams the most.",
-            {name: behind for name, (_, behind) in leads.items()},
+            {name: behind / 1000 for name, (_, behind) in leads.items()},
             label="upstream",
         ),
     ]
@@ -261,6 +267,15 @@ class BalancerView:
         backends = self._factory.pool.backends.values()
         return [
             Metric(name="connections_closed", help=OUTCOMES, values=self._factory.outcomes, label="outcome"),
+            Metric(
+                name="spliced_bytes",
+                help="Bytes passed on, by direction.",
+                values={
+                    "to_viewers": self._factory.splicer.bytes_to_viewers,
+                    "to_aggregators": self._factory.splicer.bytes_to_backends,
+                },
+                label="direction",
+            ),
             Metric(
                 name="sessions_moved",
                 help="Times that a viewer's session went on at another aggregator.",

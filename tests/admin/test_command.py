@@ -6,6 +6,7 @@ import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -24,18 +25,20 @@ class FakeSite:
     def __init__(self) -> None:
         self.answers: list[tuple[int, bytes]] = []
         self.asked: list[str] = []
+        self.tokens: list[str | None] = []
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.asked.append(f"{self.command} {self.path}")
+                site.tokens.append(self.headers["Authorization"])
                 status, body = site.answers.pop(0) if len(site.answers) > 1 else site.answers[0]
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET
+            do_POST = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""
@@ -130,6 +133,27 @@ class CommandTests(SynchronousTestCase):
         self.site.say({"draining": None}, NODE)
         self.assertEqual((DONE, "agg1 does not drain\n", ""), run("undrain", self.site.url))
         self.assertEqual("POST /api/v1/undrain", self.site.asked[0])
+
+    def test_viewer_is_kicked_and_publisher_dismissed(self) -> None:
+        """With the token, if the node wants one."""
+        path = Path(self.mktemp())
+        path.write_text("a token of this test\n")
+        self.site.say({"kicked": "7"})
+        self.assertEqual((DONE, "viewer 7 is closed\n", ""), run("kick", self.site.url, "7"))
+        dismissed = run("dismiss", "--token-file", str(path), self.site.url, "live/show")
+        self.assertEqual((DONE, "the publisher of live/show is sent away\n", ""), dismissed)
+        self.assertEqual(["DELETE /api/v1/viewers/7", "DELETE /api/v1/publishers/live/show"], self.site.asked)
+        self.assertEqual([None, "Bearer a token of this test"], self.site.tokens)
+
+    def test_refusals_say_why(self) -> None:
+        """No such viewer, no token, a file that is not there."""
+        self.site.say("agg1 has no viewer '7'.\n", status=404)
+        self.assertEqual((NOT_SO, "", "relay-admin: agg1 has no viewer '7'.\n"), run("kick", self.site.url, "7"))
+        self.site.answers.clear()
+        self.site.say("This is not the token.\n", status=401)
+        self.assertEqual((NOT_SO, "", "relay-admin: This is not the token.\n"), run("undrain", self.site.url))
+        words = "relay-admin: --token-file /nowhere: No such file or directory\n"
+        self.assertEqual((BAD_COMMAND, "", words), run("undrain", "--token-file", "/nowhere", self.site.url))
 
     def test_refusal_of_the_node_is_passed_on(self) -> None:
         """A balancer's, above all."""

@@ -290,7 +290,7 @@ class MetricsTests(SiteTestCase):
             "relay_stream_live{stream=live/demo}": 1,
             "relay_stream_start_bytes{epoch=7,stream=live/demo}": 100,
             "relay_stream_end_bytes{epoch=7,stream=live/demo}": 1100,
-            "relay_stream_bits_per_second{stream=live/demo}": 250_000,
+            "relay_stream_bytes_per_second{stream=live/demo}": 31_250,
             "relay_stream_viewers{stream=live/demo}": 3,
             "relay_link_up{endpoint=tcp:127.0.0.1:1941,link=a1}": 1,
             "relay_link_up{endpoint=tcp:127.0.0.1:1942,link=a2}": 0,
