@@ -76,13 +76,11 @@ class OperatorTests(AudienceTestCase):
 
     async def test_metrics_are_as_prometheus_wants_them(self) -> None:
         """Of every tier: names, units and help, by Prometheus's own judge."""
-        promtool = require_program("promtool")
+        command = [require_program("promtool"), "check", "metrics"]
         await self._go_on(await self._viewers())
         for node in self.nodes:
             text = await node.text_of("/metrics")
-            judge = subprocess.run(
-                [promtool, "check", "metrics"], input=text, capture_output=True, text=True)
-            )
+            judge = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             self.assertEqual((0, "", ""), (judge.returncode, judge.stdout, judge.stderr), node.name)
             self.assertIn("relay_viewers", text)
 
