@@ -64,7 +64,11 @@ class Options(usage.Options):
         ["store", "s", None, "Directory where streams are stored, a directory a node. Without it, and without a store "
          "in the file: a temporary one that is removed at the end (with --node: none, memory only)."],
     ]  # fmt: skip
-    optFlags = [["no-demo", None, "Publish no test stream."]]
+    optFlags = [
+        ["no-demo", None, "Publish no test stream."],
+        ["page-only", None, "Run no node: only the page, API and metrics of a cluster whose nodes run elsewhere, each "
+         "with --node. Their admin endpoints must be reachable from here."],
+    ]  # fmt: skip
 
     def opt_version(self) -> NoReturn:
         """Show the version and exit."""
@@ -121,19 +125,22 @@ class Cluster(MultiService):
         spec: the nodes.
         admin: text of the page's endpoint.
         reactor: runs everything.
+        is_page_only: the nodes run elsewhere.
     """
 
     log = Logger()
 
-    def __init__(self, spec: ClusterSpec, admin: str, reactor: Any) -> None:
+    def __init__(self, spec: ClusterSpec, admin: str, reactor: Any, *, is_page_only: bool = False) -> None:
         super().__init__()
         self._spec = spec
         self._reactor = reactor
         self._scratch: Path | None = None
         self._names = {node.connect: node.name for node in spec}
         self._members = [make_member(node, reactor) for node in spec]
-        self.supervisor = Supervisor(reactor, self._refused)
-        self.supervisor.setServiceParent(self)
+        self.supervisor: Supervisor | None = None
+        if not is_page_only:
+            self.supervisor = Supervisor(reactor, self._refused)
+            self.supervisor.setServiceParent(self)
         self.events = EventLog()
         self.events.setServiceParent(self)
         self.poller = NodePoller(self._members, reactor, self.events)
@@ -141,17 +148,21 @@ class Cluster(MultiService):
         site = BoundedFactory(make_cluster_site(self, reactor, self.events), DEFAULT_LIMITS.admin_connections)
         self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), site)
         self.listener.setServiceParent(self)
-        if spec.demo is not None:
+        if spec.demo is not None and not is_page_only:
             make_publisher(spec, spec.demo, reactor).setServiceParent(self)
 
     def startService(self) -> None:
+        if self.supervisor is not None:
+            self._add_nodes(self.supervisor)
+        super().startService()
+
+    def _add_nodes(self, supervisor: Supervisor) -> None:
         spec = self._spec
         if spec.store is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="relay-"))
             spec = attrs.evolve(spec, store=self._scratch)
         for node in spec:
-            self.supervisor.add_node(node.name, spec.arguments(node))
-        super().startService()
+            supervisor.add_node(node.name, spec.arguments(node))
 
     def stopService(self) -> Deferred[None]:
         async def stop() -> None:
@@ -171,20 +182,28 @@ class Cluster(MultiService):
 
     def places(self) -> list[Place]:
         """For the page's player."""
-        return [
-            Place(host=listen.address or "", port=listen.port, is_tls=listen.kind == "ssl")
-            for listen in dict.fromkeys(balancer.listen for balancer in self._spec.balancers)
-            if listen.port
+        is_here = len(self._spec.hosts) == 1
+        places = [
+            Place(
+                host=balancer.listen.address or ("" if is_here else balancer.host),
+                port=balancer.listen.port,
+                is_tls=balancer.listen.kind == "ssl",
+            )
+            for balancer in self._spec.balancers
+            if balancer.listen.port
         ]
+        return list(dict.fromkeys(places))
 
     def _report(self, member: Member) -> Report:
         """A node knows its neighbours by their endpoints; here their names are known too."""
-        answer = self.poller.answers[member.name]
-        if member.name not in self.supervisor.protocols:
-            answer = Answer(state="down", why=("its process has ended",))
+        answer, restarts = self.poller.answers[member.name], 0
+        if self.supervisor is not None:
+            restarts = self.supervisor.restarts(member.name)
+            if member.name not in self.supervisor.protocols:
+                answer = Answer(state="down", why=("its process has ended",))
         links = [{**link, "name": self._names.get(link.get("endpoint"), link.get("name"))} for link in answer.links]
         answer = attrs.evolve(answer, links=links)
-        return Report(member=member, answer=answer, restarts=self.supervisor.restarts(member.name))
+        return Report(member=member, answer=answer, restarts=restarts)
 
     def _refused(self, name: str, why: str) -> None:
         """A node can't start, so the cluster doesn't either."""
@@ -194,28 +213,29 @@ class Cluster(MultiService):
 
 
 def make_member(node: NodeSpec, reactor: Any) -> Member:
-    """How a node is asked how it is: at the address of its admin endpoint."""
+    """How a node is asked how it is: at the address of its admin endpoint, or of its machine."""
     url = endpoint = None
     if node.admin is not None and node.admin.is_plain_tcp:
-        address = _reachable(node.admin)
+        address = _reachable(node.admin, node.host)
         url = f"http://{address}:{node.admin.port}/"
         endpoint = HostnameEndpoint(reactor, address.strip("[]"), node.admin.port)
     return Member(name=node.name, tier=node.tier, listen=node.listen.text, admin_url=url, endpoint=endpoint)
 
 
-def _reachable(endpoint: Endpoint) -> str:
-    """An address of this machine that the endpoint answers on, as URLs want it."""
-    address = endpoint.address or LOCALHOST
+def _reachable(endpoint: Endpoint, host: str = LOCALHOST) -> str:
+    """An address that the endpoint, of a node on ``host``, answers on, as URLs want it."""
+    address = endpoint.address or host
     return f"[{address}]" if ":" in address else address
 
 
 def paste_lines(spec: ClusterSpec) -> list[PasteLine]:
     """URLs and commands to watch and publish, for the first balancer and origin."""
-    listen, publish = spec.balancers[0].listen, spec.origins[0].listen
+    balancer, origin = spec.balancers[0], spec.origins[0]
+    listen, publish = balancer.listen, origin.listen
     stream = spec.demo or StreamName("live", "NAME")
     lines: list[PasteLine] = []
     if listen.is_plain_tcp:
-        place = f"{_reachable(listen)}:{listen.port}"
+        place = f"{_reachable(listen, balancer.host)}:{listen.port}"
         rtmp, flv = f"rtmp://{place}/{stream}", f"http://{place}/{stream}.flv"
         lines += [
             PasteLine("RTMP, any player", rtmp),
@@ -225,7 +245,7 @@ def paste_lines(spec: ClusterSpec) -> list[PasteLine]:
             PasteLine("codecs", f"curl -sN {flv} | head -c 1000000 | ffprobe -"),
         ]
     if publish.is_plain_tcp:
-        url = f"rtmp://{_reachable(publish)}:{publish.port}/live"
+        url = f"rtmp://{_reachable(publish, origin.host)}:{publish.port}/live"
         lines += [
             PasteLine("publish a file", f"ffmpeg -re -i FILE -c copy -f flv {url}/NAME"),
             PasteLine("OBS: server", url),
@@ -252,11 +272,12 @@ def make_cluster(options: Options, reactor: Any) -> Cluster:
         ConfigError: they can't be used.
     """
     spec = options.cluster()
-    if len(spec.hosts) > 1:
+    if len(spec.hosts) > 1 and not options["page-only"]:
         raise ConfigError(
-            f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each"
+            f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each, and "
+            "--page-only where the page of all is wanted"
         )
-    return Cluster(spec, options["admin"], reactor)
+    return Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]))
 
 
 def make_node(options: Options, reactor: Any) -> MultiService:

@@ -144,20 +144,20 @@ class ClusterTestCase(TestCase):
     def endpoint(self, port):
         return f"tcp:{port}:interface=127.0.0.1"
 
-    async def nodes(self):
+    async def nodes(self, page=None):
         """What the page knows of each node; nothing while there is no page."""
         try:
-            body = await fetch(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", self.page), "/api/v1/nodes", 5)
+            body = await fetch(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", page or self.page), "/api/v1/nodes", 5)
         except Exception:
             return {}
         return {node["name"]: node for node in json.loads(body)["nodes"]}
 
-    async def when(self, condition):
-        """Wait until the nodes are as wanted; what they are then."""
+    async def when(self, condition, page=None):
+        """Wait until the nodes are as wanted, on the cluster's page or another; what they are then."""
         latest = {}
 
         async def look():
-            latest.update(await self.nodes())
+            latest.update(await self.nodes(page))
 
         for _ in range(START_SECONDS * 5):
             await look()
@@ -218,10 +218,20 @@ class RunningClusterTests(ClusterTestCase):
         await cluster.ended
         await eventually(lambda: not any(map(is_alive, pids)), START_SECONDS)
 
-    async def test_streams_are_kept_where_the_operator_says(self):
+    async def test_page_without_nodes_shows_those_of_others(self):
+        """And ends without them; streams are kept where the operator says."""
         store = self.directory / "store"
         cluster = self.run_cluster("--store", str(store))
         await self.when(all_normal)
+        (port,) = free_ports(1)
+        words = ("--config", str(self.config), "--page-only", "--admin", f"tcp:{port}:interface=127.0.0.1")
+        page = self.twistd("relay", *words)
+        shown = await self.when(all_normal, port)
+        self.assertEqual(["o1", "a1", "a2", "agg1", "lb1"], list(shown))
+        os.kill(page.pid, signal.SIGTERM)
+        await page.ended
+        self.assertEqual(0, page.status)
+        self.assertEqual(set(shown), set(children(cluster.pid)))
         os.kill(cluster.pid, signal.SIGTERM)
         await cluster.ended
         self.assertEqual({"o1", "a1", "a2"}, {entry.name for entry in store.iterdir()})
@@ -319,7 +329,8 @@ class RefusalTests(ClusterTestCase):
     async def test_nodes_of_several_machines(self):
         self.config.write_text(self.config.read_text().replace('name = "a2"', 'name = "a2"\nhost = "192.0.2.1"'))
         line = await self.refusal()
-        self.assertEqual("relay: the nodes are on 2 machines (127.0.0.1, 192.0.2.1): use --node NAME on each", line)
+        words = "relay: the nodes are on 2 machines (127.0.0.1, 192.0.2.1): use --node NAME on each, and --page-only"
+        self.assertEqual(f"{words} where the page of all is wanted", line)
 
 
 class OptionsTests(SynchronousTestCase):
