@@ -83,6 +83,7 @@ setup(
     extras_require={
         "test": TESTS,
         "bench": ["matplotlib>=3.7"],
+        "docs": ["furo>=2024.1", "myst-parser>=3", "sphinx>=7.2"],
         "dev": ["mypy>=1.10", "mypy-zope>=1.0.5", "ruff>=0.6"],
     },
 )
