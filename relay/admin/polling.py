@@ -79,19 +79,18 @@ class NodePoller(MultiService):
     """Asks while it runs.
 
     Args:
-        members: whom.
         reactor: keeps time.
         events: gets theirs.
     """
 
-    def __init__(self, members: Sequence[Member], reactor: Any, events: EventLog | None = None) -> None:
+    def __init__(self, reactor: Any, events: EventLog | None = None) -> None:
         super().__init__()
         self.events = EventLog() if events is None else events
         self._seen: Counter[str] = Counter()  # the newest event of each
         self._reactor = reactor
-        self._members = members
+        self._members: Sequence[Member] = ()
         self._asking: dict[str, Deferred[None]] = {}
-        self.answers = {member.name: NOT_ASKED if member.endpoint else NO_PAGE for member in members}
+        self.answers: dict[str, Answer] = {}
         timer = TimerService(POLL_SECONDS, self.ask_all)
         timer.clock = reactor
         timer.setServiceParent(self)
@@ -100,6 +99,19 @@ class NodePoller(MultiService):
         for asking in list(self._asking.values()):
             asking.cancel()
         return super().stopService()
+
+    def ask_these(self, members: Sequence[Member]) -> None:
+        """Ask these from now on, and no others; what is known of them is still known."""
+        self._members = members
+        answers = self.answers
+        self.answers = {}
+        for member in members:
+            self.answers[member.name] = answers.get(member.name, NOT_ASKED if member.endpoint else NO_PAGE)
+
+    def forget(self, name: str) -> None:
+        """This one begins anew."""
+        if name in self.answers and self.answers[name] is not NO_PAGE:
+            self.answers[name] = NOT_ASKED
 
     def ask_all(self) -> None:
         """Ask each one that isn't being asked."""
@@ -117,7 +129,8 @@ class NodePoller(MultiService):
         try:
             answer = read_answer(await fetch(self._reactor, endpoint, path, ANSWER_SECONDS))
             self._take_events(name, answer)
-            self.answers[name] = answer
+            if name in self.answers:
+                self.answers[name] = answer
         except CancelledError:
             return
         except TimeoutError:
@@ -136,5 +149,5 @@ class NodePoller(MultiService):
 
     def _failed(self, name: str, why: str) -> None:
         """One that never answered is still starting, for all we know; the supervisor knows better."""
-        if self.answers[name] is not NOT_ASKED:
+        if self.answers.get(name, NOT_ASKED) is not NOT_ASKED:
             self.answers[name] = Answer(state="down", why=(why,))

@@ -10,15 +10,16 @@ finds a plugin's: tiers do not import each other.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
@@ -40,6 +41,7 @@ from relay.net.rtmp_client import ClientSettings
 from relay.tiers.clusterfile import LOCALHOST, ClusterSpec, NodeSpec, default_cluster, load
 from relay.tiers.endpoints import Endpoint, parse_server_endpoint
 from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, end_with, refuse, server_endpoint
+from relay.tiers.reloading import Changes, Reloader, compare
 from relay.tiers.supervise import Supervisor
 
 COMMAND = "relay"
@@ -54,7 +56,8 @@ class Options(usage.Options):
         "distributors, two aggregators and a balancer, to which viewers come (RTMP and HTTP-FLV on port 1935). A test "
         "stream is published: play rtmp://127.0.0.1:1935/live/demo or http://127.0.0.1:1935/live/demo.flv. "
         "http://127.0.0.1:8080/ shows all nodes and lines to paste. A node that dies is started again. SIGTERM or "
-        "Ctrl-C ends everything. A file describes a cluster of your own: see examples/cluster.toml."
+        "Ctrl-C ends everything. A file describes a cluster of your own: see examples/cluster.toml; SIGHUP reads it "
+        "again, and only what has changed in it is touched."
     )
     optParameters = [
         ["config", "c", None, "Cluster file (TOML). Without it: the built-in cluster."],
@@ -132,37 +135,112 @@ class Cluster(MultiService):
 
     def __init__(self, spec: ClusterSpec, admin: str, reactor: Any, *, is_page_only: bool = False) -> None:
         super().__init__()
-        self._spec = spec
         self._reactor = reactor
         self._scratch: Path | None = None
-        self._names = {node.connect: node.name for node in spec}
-        self._members = [make_member(node, reactor) for node in spec]
+        self._arguments: dict[str, list[str]] = {}
+        self._reloading: Deferred[None] | None = None
+        self._publisher: PublisherService | None = None
+        self._show(spec)
         self.supervisor: Supervisor | None = None
         if not is_page_only:
             self.supervisor = Supervisor(reactor, self._refused)
             self.supervisor.setServiceParent(self)
         self.events = EventLog()
         self.events.setServiceParent(self)
-        self.poller = NodePoller(self._members, reactor, self.events)
+        self.poller = NodePoller(reactor, self.events)
+        self.poller.ask_these(self._members)
         self.poller.setServiceParent(self)
         site = BoundedFactory(make_cluster_site(self, reactor, self.events), DEFAULT_LIMITS.admin_connections)
         self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), site)
         self.listener.setServiceParent(self)
-        if spec.demo is not None and not is_page_only:
-            make_publisher(spec, spec.demo, reactor).setServiceParent(self)
+        if not is_page_only:
+            self._publish()
 
     def startService(self) -> None:
         if self.supervisor is not None:
-            self._add_nodes(self.supervisor)
+            spec = self._stored(self._spec)
+            for node in spec:
+                self.add_node(node.name, spec.arguments(node))
         super().startService()
 
-    def _add_nodes(self, supervisor: Supervisor) -> None:
-        spec = self._spec
-        if spec.store is None:
+    def _show(self, spec: ClusterSpec) -> None:
+        """What the page shows."""
+        self._spec = spec
+        self._names = {node.connect: node.name for node in spec}
+        self._members = [make_member(node, self._reactor) for node in spec]
+
+    def _stored(self, spec: ClusterSpec) -> ClusterSpec:
+        """With somewhere to store streams."""
+        if spec.store is not None:
+            return spec
+        if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="relay-"))
-            spec = attrs.evolve(spec, store=self._scratch)
-        for node in spec:
-            supervisor.add_node(node.name, spec.arguments(node))
+        return attrs.evolve(spec, store=self._scratch)
+
+    def _publish(self) -> None:
+        """The test stream, if there is one."""
+        if self._spec.demo is not None:
+            self._publisher = make_publisher(self._spec, self._spec.demo, self._reactor)
+            self._publisher.setServiceParent(self)
+
+    def add_node(self, name: str, arguments: Sequence[str]) -> None:
+        """Run a node."""
+        assert self.supervisor is not None
+        self._arguments[name] = list(arguments)
+        self.poller.forget(name)
+        self.supervisor.add_node(name, arguments)
+
+    def end_node(self, name: str) -> Deferred[None]:
+        """Stop one."""
+        assert self.supervisor is not None
+        del self._arguments[name]
+        return self.supervisor.end_node(name)
+
+    def reload(self, read: Callable[[], ClusterSpec]) -> None:
+        """Follow the file as it is now (:mod:`relay.tiers.reloading`).  If it is wrong, nothing changes."""
+        if self._reloading is not None:
+            self.log.warn("the last reload goes on; say it again when it is done", event="reload")
+            return
+        try:
+            spec = self._stored(read())
+            if len(spec.hosts) > 1:
+                raise ConfigError(f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)})")
+        except ConfigError as error:
+            self.log.error("nothing is changed: {error}", event="reload", error=str(error))
+            return
+        changes = compare(self._arguments, spec)
+        self.log.info("the cluster file is read again: {changes}", event="reload", changes=changes.describe())
+        self._reloading = Deferred.fromCoroutine(self._follow(spec, changes))
+        self._reloading.addErrback(lambda failure: self.log.failure("following the cluster file", failure))
+
+    async def _follow(self, spec: ClusterSpec, changes: Changes) -> None:
+        former = self._spec
+        self._show(spec)
+        self.poller.ask_these(self._members)
+        try:
+            if await Reloader(self, spec, self._is_well, self._reactor).follow(changes):
+                self.log.info("the cluster is as the file says", event="reload")
+        finally:
+            self._reloading = None
+        where = [(each.demo, [origin.connect for origin in each.origins]) for each in (former, spec)]
+        if where[0] != where[1]:
+            if self._publisher is not None:
+                await maybeDeferred(self._publisher.disownServiceParent)
+                self._publisher = None
+            self._publish()
+
+    def _is_well(self, node: NodeSpec) -> bool:
+        """Does it serve, and do balancers send it viewers, if it is an aggregator?"""
+        answers = self.poller.answers
+        if answers[node.name].state not in ("normal", "degraded", "unknown"):
+            return False
+        links = [
+            link
+            for balancer in self._spec.balancers
+            for link in answers[balancer.name].links
+            if link.get("endpoint") == node.connect
+        ]
+        return all(link.get("state") == "up" and not link.get("why") for link in links)
 
     def stopService(self) -> Deferred[None]:
         async def stop() -> None:
@@ -206,7 +284,10 @@ class Cluster(MultiService):
         return Report(member=member, answer=answer, restarts=restarts)
 
     def _refused(self, name: str, why: str) -> None:
-        """A node can't start, so the cluster doesn't either."""
+        """A node can't start, so the cluster doesn't either, unless it has long been running."""
+        if self._reloading is not None:
+            self.log.error("{name} can't start: {why}", event="reload", name=name, why=why)
+            return
         self.log.critical("{name} can't start: {why}", name=name, why=why)
         end_with(EXIT_CONFIG, f"{COMMAND}: {name} can't start: {why}")
         self._reactor.stop()
@@ -277,7 +358,10 @@ def make_cluster(options: Options, reactor: Any) -> Cluster:
             f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each, and "
             "--page-only where the page of all is wanted"
         )
-    return Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]))
+    cluster = Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]))
+    if cluster.supervisor is not None and options["config"]:
+        signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(cluster.reload, options.cluster))
+    return cluster
 
 
 def make_node(options: Options, reactor: Any) -> MultiService:

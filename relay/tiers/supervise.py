@@ -81,12 +81,26 @@ class Supervisor(ProcessMonitor):
         self.starts: dict[str, int] = {}
         self._on_refused = on_refused
         self._alive = 0
+        self._when_ended: dict[str, Deferred[None]] = {}  # of those that are to end
         self._when_empty: list[Deferred[None]] = []
 
     def add_node(self, name: str, arguments: Sequence[str]) -> None:
         """Run a node, from now or the start of the service on."""
         self.starts[name] = 0
         self.addProcess(name, [*TWISTD, *arguments], env=child_environment(os.environ))
+
+    def end_node(self, name: str) -> Deferred[None]:
+        """Stop a node for good, by SIGTERM first; fires when its process has ended."""
+        waiting = self.restart.pop(name, None)
+        if waiting is not None and waiting.active():
+            waiting.cancel()
+        ended: Deferred[None] = Deferred()
+        if name in self.protocols:
+            self._when_ended[name] = ended
+        else:
+            ended.callback(None)
+        self.removeProcess(name)
+        return ended
 
     def restarts(self, name: str) -> int:
         """How often a node was started again."""
@@ -118,11 +132,14 @@ class Supervisor(ProcessMonitor):
     def _ended(self, name: str, how: Failure, last_error: str) -> None:
         self._alive -= 1
         status: int | None = getattr(how.value, "exitCode", None)
-        if self.running:
+        ended = self._when_ended.pop(name, None)
+        if ended is not None:
+            ended.callback(None)
+        elif self.running:
             killed = getattr(how.value, "signal", None)
             words = f"signal {killed}" if killed is not None else f"exit status {status}"
             self.log.warn("{name}: its process has ended ({how})", event="process", name=name, how=words)
-        if status == EXIT_CONFIG and self.starts[name] == 1 and self.running:
+        if status == EXIT_CONFIG and self.starts[name] == 1 and self.running and ended is None:
             self._on_refused(name, last_error)
         if not self._alive:
             waiting, self._when_empty = self._when_empty, []

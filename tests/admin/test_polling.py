@@ -103,7 +103,8 @@ class NodePollerTests(ServerTestCase):
             Member(name=name, tier="origin", listen="", admin_url=None, endpoint=endpoint)
             for name, endpoint in endpoints.items()
         ]
-        poller = NodePoller(members, reactor)
+        poller = NodePoller(reactor)
+        poller.ask_these(members)
         poller.startService()
         self.addCleanup(poller.stopService)
         return poller
