@@ -71,7 +71,11 @@ setup(
         "twisted.plugins": ["relay_plugins.py"],
     },
     entry_points={
-        "console_scripts": ["relay-admin = relay.admin.command:main", "relay-drill = relay.drill.command:main"]
+        "console_scripts": [
+            "relay-admin = relay.admin.command:main",
+            "relay-check = relay.tiers.check:main",
+            "relay-drill = relay.drill.command:main",
+        ]
     },
     install_requires=[
         "attrs>=23.2",

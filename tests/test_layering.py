@@ -171,7 +171,7 @@ class LayeringTests(SynchronousTestCase):
             if makers & names:
                 made_in.add(str(path.relative_to(PACKAGE)))
         drill = {"drill/drill.py", "drill/rig.py", "drill/viewers.py"}
-        self.assertEqual({"net/dialing.py", "net/urls.py", "tiers/cluster.py", "tiers/options.py", *drill}, made_in)
+        self.assertEqual({"net/dialing.py", "net/urls.py", "tiers/clusterpage.py", "tiers/options.py", *drill}, made_in)
         for module, expected in (
             ("relay.net.urls", {"relay.tiers.origin", "relay.drill.command"}),
             ("relay.net.dialing", {"relay.tiers.balancer"}),

@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 import attrs
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.reflect import namedAny
@@ -38,8 +37,11 @@ from relay.net.identity import NodeIdentity, read_secret_file
 from relay.net.listening import ListeningService
 from relay.net.publisher import PublisherService
 from relay.net.rtmp_client import ClientSettings
-from relay.tiers.clusterfile import LOCALHOST, ClusterSpec, NodeSpec, default_cluster, load
-from relay.tiers.endpoints import Endpoint, parse_server_endpoint
+from relay.tiers.clusterfile import ClusterSpec, NodeSpec, default_cluster, load
+from relay.tiers.clusterpage import make_member, paste_lines, places
+from relay.tiers.endpoints import parse_server_endpoint
+from relay.tiers.jsonlogs import FLAG as JSON_FLAG
+from relay.tiers.jsonlogs import log_as_json
 from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, end_with, refuse, server_endpoint
 from relay.tiers.reloading import Changes, Reloader, compare
 from relay.tiers.supervise import Supervisor
@@ -69,6 +71,7 @@ class Options(usage.Options):
     ]  # fmt: skip
     optFlags = [
         ["no-demo", None, "Publish no test stream."],
+        JSON_FLAG,
         ["page-only", None, "Run no node: only the page, API and metrics of a cluster whose nodes run elsewhere, each "
          "with --node. Their admin endpoints must be reachable from here."],
     ]  # fmt: skip
@@ -88,6 +91,9 @@ class Options(usage.Options):
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
             raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+    def postOptions(self) -> None:
+        log_as_json(self, **({"node": self["node"]} if self["node"] else {"tier": "cluster"}))
 
     def cluster(self) -> ClusterSpec:
         """The cluster that is meant.
@@ -129,12 +135,22 @@ class Cluster(MultiService):
         admin: text of the page's endpoint.
         reactor: runs everything.
         is_page_only: the nodes run elsewhere.
+        more: arguments that every node gets.
     """
 
     log = Logger()
 
-    def __init__(self, spec: ClusterSpec, admin: str, reactor: Any, *, is_page_only: bool = False) -> None:
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        admin: str,
+        reactor: Any,
+        *,
+        is_page_only: bool = False,
+        more: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self._more = more
         self._reactor = reactor
         self._scratch: Path | None = None
         self._arguments: dict[str, list[str]] = {}
@@ -188,7 +204,7 @@ class Cluster(MultiService):
         assert self.supervisor is not None
         self._arguments[name] = list(arguments)
         self.poller.forget(name)
-        self.supervisor.add_node(name, arguments)
+        self.supervisor.add_node(name, [*arguments, *self._more])
 
     def end_node(self, name: str) -> Deferred[None]:
         """Stop one."""
@@ -260,17 +276,7 @@ class Cluster(MultiService):
 
     def places(self) -> list[Place]:
         """For the page's player."""
-        is_here = len(self._spec.hosts) == 1
-        places = [
-            Place(
-                host=balancer.listen.address or ("" if is_here else balancer.host),
-                port=balancer.listen.port,
-                is_tls=balancer.listen.kind == "ssl",
-            )
-            for balancer in self._spec.balancers
-            if balancer.listen.port
-        ]
-        return list(dict.fromkeys(places))
+        return places(self._spec)
 
     def _report(self, member: Member) -> Report:
         """A node knows its neighbours by their endpoints; here their names are known too."""
@@ -291,48 +297,6 @@ class Cluster(MultiService):
         self.log.critical("{name} can't start: {why}", name=name, why=why)
         end_with(EXIT_CONFIG, f"{COMMAND}: {name} can't start: {why}")
         self._reactor.stop()
-
-
-def make_member(node: NodeSpec, reactor: Any) -> Member:
-    """How a node is asked how it is: at the address of its admin endpoint, or of its machine."""
-    url = endpoint = None
-    if node.admin is not None and node.admin.is_plain_tcp:
-        address = _reachable(node.admin, node.host)
-        url = f"http://{address}:{node.admin.port}/"
-        endpoint = HostnameEndpoint(reactor, address.strip("[]"), node.admin.port)
-    return Member(name=node.name, tier=node.tier, listen=node.listen.text, admin_url=url, endpoint=endpoint)
-
-
-def _reachable(endpoint: Endpoint, host: str = LOCALHOST) -> str:
-    """An address that the endpoint, of a node on ``host``, answers on, as URLs want it."""
-    address = endpoint.address or host
-    return f"[{address}]" if ":" in address else address
-
-
-def paste_lines(spec: ClusterSpec) -> list[PasteLine]:
-    """URLs and commands to watch and publish, for the first balancer and origin."""
-    balancer, origin = spec.balancers[0], spec.origins[0]
-    listen, publish = balancer.listen, origin.listen
-    stream = spec.demo or StreamName("live", "NAME")
-    lines: list[PasteLine] = []
-    if listen.is_plain_tcp:
-        place = f"{_reachable(listen, balancer.host)}:{listen.port}"
-        rtmp, flv = f"rtmp://{place}/{stream}", f"http://{place}/{stream}.flv"
-        lines += [
-            PasteLine("RTMP, any player", rtmp),
-            PasteLine("HTTP-FLV", flv),
-            PasteLine("watch", f"ffplay -fflags nobuffer {rtmp}"),
-            PasteLine("4 s of frames", f"ffmpeg -i {rtmp} -t 4 -f framecrc -"),
-            PasteLine("codecs", f"curl -sN {flv} | head -c 1000000 | ffprobe -"),
-        ]
-    if publish.is_plain_tcp:
-        url = f"rtmp://{_reachable(publish, origin.host)}:{publish.port}/live"
-        lines += [
-            PasteLine("publish a file", f"ffmpeg -re -i FILE -c copy -f flv {url}/NAME"),
-            PasteLine("OBS: server", url),
-            PasteLine("OBS: stream key", "NAME"),
-        ]
-    return lines
 
 
 def make_publisher(spec: ClusterSpec, stream: StreamName, reactor: Any) -> PublisherService:
@@ -358,7 +322,8 @@ def make_cluster(options: Options, reactor: Any) -> Cluster:
             f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each, and "
             "--page-only where the page of all is wanted"
         )
-    cluster = Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]))
+    more = ["--json-logs"] if options["json-logs"] else []
+    cluster = Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]), more=more)
     if cluster.supervisor is not None and options["config"]:
         signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(cluster.reload, options.cluster))
     return cluster

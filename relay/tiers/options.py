@@ -37,6 +37,8 @@ from relay.net.listening import ListeningService
 from relay.net.node import Node, NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
+from relay.tiers.jsonlogs import FLAG as JSON_FLAG
+from relay.tiers.jsonlogs import log_as_json
 from relay.tiers.memory import settle_memory
 
 log = Logger()
@@ -138,6 +140,8 @@ class NodeOptions(usage.Options):
          "only neighbours on this host are believed."],
     ]  # fmt: skip
 
+    optFlags = [JSON_FLAG]
+
     def __init__(self) -> None:
         super().__init__()
         self["trust-proxy"] = []
@@ -195,6 +199,7 @@ class NodeOptions(usage.Options):
         if not self["name"]:
             raise usage.UsageError("--name is required")
         self.networks()
+        log_as_json(self, node=self["name"], tier=self.tier)
 
     def networks(self) -> tuple[Network, ...]:
         """``--trust-proxy``."""

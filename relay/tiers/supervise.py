@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 import relay
 from relay.tiers.child import PARENT_VARIABLE
+from relay.tiers.jsonlogs import is_json_line
 from relay.tiers.options import EXIT_CONFIG
 
 STOP_SECONDS = 10
@@ -181,7 +182,8 @@ class _WatchedProcess(ProcessProtocol):
             return
         if descriptor == 2:
             self._last_error = text
-        self._log.info("[{node}] {line}", node=self._inner.name, line=text)
+        more = {"json_line": text} if is_json_line(text) else {}
+        self._log.info("[{node}] {line}", node=self._inner.name, line=text, **more)
 
 
 @implementer(IReactorProcess, IReactorTime)

@@ -21,8 +21,9 @@ import relay
 from relay.admin.fetch import fetch
 from relay.errors import ConfigError
 from relay.names import StreamName
-from relay.tiers.cluster import Options, paste_lines
+from relay.tiers.cluster import Options
 from relay.tiers.clusterfile import default_cluster
+from relay.tiers.clusterpage import paste_lines
 from relay.tiers.options import EXIT_CONFIG
 from tests.net.peers import eventually
 
