@@ -277,7 +277,7 @@ class AdmissionTests(SynchronousTestCase):
             port.clock.advance(0)
             transport.lose(ConnectionAborted())
         factory = port.factory
-        self.assertEqual((set(), 0, 0), (factory.connections, factory.undecided, factory.admission.connections))
+        self.assertEqual(({}, 0, 0), (factory.connections, factory.undecided, factory.admission.connections))
         self.assertEqual([], port.clock.getDelayedCalls())
 
     def test_unix_socket_has_no_address_to_count(self) -> None:
