@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.admin.command import make_parser
 from relay.admin.site import static_file
+from relay.tiers import check
 from tests.programs import require_module
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,8 @@ class DocsTests(SynchronousTestCase):
 
     def test_options_exist(self) -> None:
         known = set().union(*map(options_of, TIERS)) | OTHERS
-        known |= {word for action in make_parser()._actions for word in action.option_strings}
+        for parser in (make_parser(), check.make_parser()):
+            known |= {word for action in parser._actions for word in action.option_strings}
         for page in DOCS:
             for option in re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text(encoding="utf-8")):
                 self.assertTrue(option in known, f"{page.name}: {option}")
