@@ -99,6 +99,17 @@ class BackendPool(Generic[EndpointT]):
         self._standings = {backend.name: Standing(rule, backend.state, now()) for backend in backends}
         self._observers: list[Callable[[], None]] = []
 
+    def add(self, backend: Backend[EndpointT]) -> None:
+        """One more; it comes *back*, for all we know: it is given its share slowly."""
+        if backend.name in self.backends:
+            raise ConfigError(f"two aggregators are called {backend.name}")
+        self.backends[backend.name] = backend
+        self._standings[backend.name] = Standing(self.rule, backend.state, self._now())
+
+    def remove(self, name: str) -> None:
+        """One less; nobody is there any more."""
+        del self.backends[name], self._standings[name]
+
     def pick(
         self, client_address: str, pin: str | None = None, without: Collection[Backend[EndpointT]] = ()
     ) -> Backend[EndpointT] | None:

@@ -37,6 +37,7 @@ from relay.net.timings import DEFAULT_TIMINGS, Timings
 
 WILDCARDS = frozenset("*?[")
 WELL, DRAINING, STARVED = range(3)  # the lower, the better to read from
+UNFITNESS = {"draining": DRAINING, "down": STARVED}
 FORGET_SECONDS = 600.0  # a publisher whose origin was rebuilt is back by then
 
 
@@ -72,23 +73,9 @@ class Gatherer:
         timings: Timings = DEFAULT_TIMINGS,
     ) -> None:
         self.name = name
-        self.upstreams = [Upstream(name=member, endpoint=endpoint, is_usable=False) for member, endpoint in members]
+        self.upstreams: list[Upstream] = []
+        self.links: list[ControlLink] = []
         self._named = [StreamName.parse(pattern) for pattern in patterns if not WILDCARDS.intersection(pattern)]
-        app = self._named[0].app if self._named else APP
-        self.links = [
-            ControlLink(
-                member,
-                endpoint,
-                settings,
-                self._changed,
-                timings.dead,
-                report=self._report,
-                app=app,
-                progressed=self._progressed,
-                connect_seconds=timings.connect,
-            )
-            for member, endpoint in members
-        ]
         self.replicas: dict[StreamName, Replica] = {}
         self.pulls: dict[StreamName, Pull] = {}
         self._patterns = patterns
@@ -102,12 +89,59 @@ class Gatherer:
         self._on_change = on_change
         self._mode = mode
         self._refused: set[StreamName] = set()
-        self._listed: dict[str, set[StreamName]] = {member: set() for member, _ in members}
+        self._listed: dict[str, set[StreamName]] = {}
+        self._members: list[tuple[Upstream, ControlLink]] = []  # upstreams and links, for those who go by both
+        self._leaving: set[str] = set()
+        self._is_running = False
+        for member, endpoint in members:
+            self.add_member(member, endpoint, len(self.links))
 
     def start(self) -> None:
         """Connect to all members."""
+        self._is_running = True
         for link in self.links:
             link.start()
+
+    def add_member(self, name: str, endpoint: IStreamClientEndpoint, at: int) -> None:
+        """One more, at this place in the order of preference; one that was about to leave stays."""
+        if name in self._leaving:
+            self._leaving.discard(name)
+            self._judge()
+            return
+        settings, timings = self._settings, self._timings
+        link = ControlLink(
+            name,
+            endpoint,
+            settings,
+            self._changed,
+            timings.dead,
+            report=self._report,
+            app=self._named[0].app if self._named else APP,
+            progressed=self._progressed,
+            connect_seconds=timings.connect,
+        )
+        upstream = Upstream(name=name, endpoint=endpoint, is_usable=False)
+        self.upstreams.insert(at, upstream)
+        self.links.insert(at, link)
+        self._members.insert(at, (upstream, link))
+        self._listed[name] = set()
+        if self._is_running:
+            link.start()
+
+    def let_go(self, name: str) -> None:
+        """One less: as if it drained; forgotten when nothing is read from it."""
+        self._leaving.add(name)
+        self._judge()
+        self._forget_left()
+
+    def _forget_left(self) -> None:
+        for link in [link for link in self.links if link.name in self._leaving]:
+            if not self.reads_from(link) or link.state == "down":
+                at = self.links.index(link)
+                self._leaving.discard(link.name)
+                del self.upstreams[at], self.links[at], self._members[at], self._listed[link.name]
+                link.stop()
+                self._on_change()
 
     def stop(self) -> Deferred[Any]:
         """Stop copying and let go of all members."""
@@ -123,6 +157,7 @@ class Gatherer:
         for name, replica in self.replicas.items():
             self._hear(name, replica)  # whose word counts may have changed since it was said
         self._drop_gone()
+        self._forget_left()
 
     def lead_ms(self, link: ControlLink) -> tuple[int, int]:
         """How far this member is (ahead of, behind) the copies here: of all streams, the furthest."""
@@ -147,12 +182,14 @@ class Gatherer:
 
     def why_not_normal(self) -> list[str]:
         """What is wrong, in words; empty when the preferred member runs and keeps up."""
+        if not self.links:
+            return [f"{self.name}: nobody is known yet"]
         link = self.links[0]
         if link.state == "down":
             return [f"{self.name}: {link.shown} is down ({link.why})"]
         if link.state == "up" and link.health[0] == "unknown":
             return [f"{self.name}: {link.shown} has not said yet how it is"]
-        if link.state == "up" and _unfitness(link) == DRAINING:
+        if link.state == "up" and self._unfitness(link) == DRAINING:
             return [f"{self.name}: {link.shown} drains ({'; '.join(link.health[1])})"]
         if link.state == "up" and not self.upstreams[0].is_usable:
             return [f"{self.name}: {link.shown} says that it is down ({'; '.join(link.health[1])})"]
@@ -167,6 +204,8 @@ class Gatherer:
         return [entry_of(stream) for stream in self._hub]
 
     def _changed(self, link: ControlLink) -> None:
+        if link not in self.links:
+            return  # it was let go
         upstream = self.upstreams[self.links.index(link)]
         upstream.title = link.peer
         if link.state == "foreign":
@@ -179,11 +218,11 @@ class Gatherer:
     def _judge(self) -> None:
         """Read from a member that is up; from one that drains, or has lost its own upstreams, if there is no better."""
         were_usable = [upstream.is_usable for upstream in self.upstreams]
-        best = min((_unfitness(link) for link in self.links if link.state == "up"), default=WELL)
+        best = min((self._unfitness(link) for link in self.links if link.state == "up"), default=WELL)
         for upstream, link in zip(self.upstreams, self.links, strict=True):
-            is_best = _unfitness(link) == best or self._is_harmless(link)
+            is_best = self._unfitness(link) == best or self._is_harmless(link)
             upstream.is_usable = link.state == "up" and is_best
-            upstream.is_draining = link.health[0] == "draining" and not upstream.is_usable
+            upstream.is_draining = self._unfitness(link) == DRAINING and not upstream.is_usable
         for upstream, link, was_usable in zip(self.upstreams, self.links, were_usable, strict=True):
             if was_usable and not upstream.is_usable:
                 self._tell_standbys(upstream)
@@ -200,7 +239,11 @@ class Gatherer:
 
     def _is_harmless(self, link: ControlLink) -> bool:
         """A starved member may go on being read in merge mode: the other member's bytes come all the same."""
-        return self._mode is ReadMode.MERGE and _unfitness(link) == STARVED
+        return self._mode is ReadMode.MERGE and self._unfitness(link) == STARVED
+
+    def _unfitness(self, link: ControlLink) -> int:
+        """How bad it is to read from this member, by what it says of itself, or by what is said of it."""
+        return DRAINING if link.name in self._leaving else UNFITNESS.get(link.health[0], WELL)
 
     def _adopt(self, link: ControlLink) -> None:
         """Copy what the member lists; what it lists again is asked for at once."""
@@ -239,9 +282,8 @@ class Gatherer:
         settings, timings = self._settings, self._timings
         replica = Replica(name, self._hub, self._maker, self.upstreams, settings, self._counts, self._mode, timings)
         replica.start()
-        if self._mode is ReadMode.ACTIVE_STANDBY and len(self.links) > 1:
-            members = list(zip(self.upstreams, self.links, strict=True))
-            self._standbys[name] = Standby(replica, members, timings, settings.clock)
+        if self._mode is ReadMode.ACTIVE_STANDBY:
+            self._standbys[name] = Standby(replica, self._members, timings, settings.clock)
         self._refused.discard(name)
         self.replicas[name] = replica
         return replica
@@ -287,11 +329,6 @@ class Gatherer:
             if name not in self.pulls:
                 self.pulls[name] = self._make_pull(name, [upstream])
                 self.pulls[name].start()
-
-
-def _unfitness(link: ControlLink) -> int:
-    """How bad it is to read from this member, by what it says of itself."""
-    return {"draining": DRAINING, "down": STARVED}.get(link.health[0], WELL)
 
 
 def _hears(replica: Replica, link: ControlLink) -> bool:

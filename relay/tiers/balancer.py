@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamClientEndpoint, IStreamServerEndpoint
@@ -17,6 +18,7 @@ from twisted.python import usage
 from relay.net.backends import Backend, BackendPool, BackendState, Policy
 from relay.net.balancing import CONNECT_SECONDS, BalancerFactory, BalancingOptions
 from relay.net.dialing import dialing_endpoint
+from relay.net.discovery import Found, Resolver, ServiceWatcher
 from relay.net.links import ControlLink
 from relay.net.listening import ListeningService
 from relay.net.neighbours import Neighbourhood
@@ -29,9 +31,11 @@ from relay.net.timings import DEAD_SECONDS
 from relay.tiers.options import named, not_negative, parse_endpoint, positive, run_node, serve
 from relay.tiers.patience import DEAD_MS
 from relay.tiers.peering import PeerOptions, make_neighbourhood
+from relay.tiers.services import DNS, SERVICE, make_resolver
 from relay.tiers.succeeding import HandoverOptions, end_process
 from relay.tiers.views import BalancerView, balancer_health
 
+LEAVE_LOOK_SECONDS = 0.5
 PINNED_DOWN = ("hold", "fall-back")
 NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
 HEALTH_STATES = {
@@ -66,6 +70,7 @@ class Options(PeerOptions, HandoverOptions):
         ["connect-seconds", None, CONNECT_SECONDS,
          "How long an aggregator may take to accept a connection; then a viewer is sent to another.",
          positive("--connect-seconds")],
+        DNS,
         ["hold-seconds", None, 10.0,
          "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
     ]  # fmt: skip
@@ -77,16 +82,26 @@ class Options(PeerOptions, HandoverOptions):
     def __init__(self) -> None:
         super().__init__()
         self["aggregators"] = []
+        self["services"] = []
 
     def opt_aggregator(self, aggregator: str) -> None:
-        """NAME=ENDPOINT of an aggregator (agg1=tcp:host:1935). May be repeated."""
-        self["aggregators"].append(named("--aggregator", aggregator, "NAME=ENDPOINT", self["aggregators"]))
+        """NAME=ENDPOINT of an aggregator (agg1=tcp:host:1935); or srv:_SERVICE._tcp.DOMAIN, whose members are looked up
+        again and again. May be repeated."""
+        if aggregator.startswith(SERVICE):
+            self["services"].append(aggregator.removeprefix(SERVICE))
+        else:
+            self["aggregators"].append(named("--aggregator", aggregator, "NAME=ENDPOINT", self["aggregators"]))
 
     def postOptions(self) -> None:
         super().postOptions()
         names = [name for name, _ in self["aggregators"]]
-        if not names:
+        if not names and not self["services"]:
             raise usage.UsageError("at least one --aggregator is required")
+        for option in ("handover", "take-over-from"):
+            if self["services"] and self[option]:
+                raise usage.UsageError(
+                    f"--{option} {self[option]}: not with --aggregator srv:, whose members may change"
+                )
         if self["pin"] is not None and self["pin"] not in names:
             raise usage.UsageError(f"--pin {self['pin']!r} is none of {', '.join(names)}")
         if self["reuse-port"] and not self["listen"].startswith(("tcp:", "tcp6:", "ssl:")):
@@ -136,18 +151,20 @@ class Balancer(MultiService):
         self.pool = BackendPool(unknown, reactor.seconds, policy, rule, falls_back=falls_back)
         self._reached: set[str] = set()
         self.factory = BalancerFactory(reactor, self.pool, limits=settings.limits, options=options)
-        self.links = [
-            ControlLink(
-                name,
-                endpoint,
-                client,
-                self._changed,
-                dead_seconds,
-                on_session=self._session_said,
-                connect_seconds=options.connect_seconds,
-            )
-            for name, endpoint in aggregators
-        ]
+        self._make_link = lambda name, endpoint: ControlLink(
+            name,
+            endpoint,
+            client,
+            self._changed,
+            dead_seconds,
+            on_session=self._session_said,
+            connect_seconds=options.connect_seconds,
+        )
+        self.links = [self._make_link(name, endpoint) for name, endpoint in aggregators]
+        self.watchers: list[ServiceWatcher] = []
+        self._leaving: set[str] = set()
+        self._leaver = TimerService(LEAVE_LOOK_SECONDS, self._forget_left)
+        self._leaver.clock = reactor
         self.neighbourhood: Neighbourhood | None = None
         self.succession: Succession | None = None
         self._is_handed_over = False
@@ -179,6 +196,46 @@ class Balancer(MultiService):
         )
         self.succession.setServiceParent(self)
 
+    def watch(self, service: str, resolver: Resolver, endpoint: Callable[[str], IStreamClientEndpoint]) -> None:
+        """Let this service's members be aggregators, besides those that are named."""
+        watcher = ServiceWatcher(
+            service, resolver, self.clock, lambda added, removed: self._members_changed(added, removed, endpoint)
+        )
+        watcher.setServiceParent(self)
+        self.watchers.append(watcher)
+        if self._leaver.parent is None:
+            self._leaver.setServiceParent(self)
+
+    def _members_changed(
+        self, added: Sequence[Found], removed: Sequence[Found], endpoint: Callable[[str], IStreamClientEndpoint]
+    ) -> None:
+        for member in added:
+            if member.name in self._leaving:
+                self._leaving.discard(member.name)
+                self._changed(next(link for link in self.links if link.name == member.name))
+                continue
+            where = endpoint(member.endpoint)
+            self.pool.add(Backend(member.name, where, BackendState.DOWN, NOT_REACHED))
+            link = self._make_link(member.name, where)
+            self.links.append(link)
+            link.start()
+        for member in removed:
+            self._leaving.add(member.name)
+            self._set_state(self._link(member.name), BackendState.DRAINING, "the name server names it no more")
+
+    def _link(self, name: str) -> ControlLink:
+        return next(link for link in self.links if link.name == name)
+
+    def _forget_left(self) -> None:
+        """Those who are named no more, and have no viewer left."""
+        for link in [link for link in self.links if link.name in self._leaving]:
+            if not self.pool.backends[link.name].viewers:
+                self._leaving.discard(link.name)
+                self._reached.discard(link.name)
+                self.links.remove(link)
+                self.pool.remove(link.name)
+                link.stop()
+
     def when_listening(self) -> Deferred[IListeningPort]:
         """Fires with the first port."""
         return self._listeners[0].when_listening()
@@ -207,14 +264,15 @@ class Balancer(MultiService):
             self.neighbourhood.disownServiceParent()
 
     def _changed(self, link: ControlLink) -> None:
-        if self._is_handed_over:
+        if self._is_handed_over or link.name not in self.pool.backends:
             return
         if self.succession is not None:
             self.succession.links_changed()
         if link.state == "up":
             self._reached.add(link.name)
             state, why = link.health
-            self._set_state(link, HEALTH_STATES.get(state, BackendState.PARTIAL), "; ".join(why))
+            if link.name not in self._leaving:
+                self._set_state(link, HEALTH_STATES.get(state, BackendState.PARTIAL), "; ".join(why))
         elif link.state == "foreign":
             self._set_state(link, BackendState.UP, "")
         else:
@@ -276,7 +334,12 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     neighbourhood = make_neighbourhood(options, settings, reactor, lambda: balancer_health(balancer.factory), ports)
     if neighbourhood is not None:
         balancer.join(neighbourhood)
-    view = BalancerView(balancer.factory, options["name"], dict(options["aggregators"]), neighbourhood)
+    if options["services"]:
+        resolver = make_resolver(reactor, options["dns"])
+        for service in options["services"]:
+            balancer.watch(service, resolver, lambda text: dialing_endpoint(reactor, text))
+    addresses = dict(options["aggregators"])
+    view = BalancerView(balancer.factory, options["name"], addresses, neighbourhood, balancer.watchers)
     return serve(balancer, view, options, reactor, ports, ports.shared if options["reuse-port"] else None)
 
 

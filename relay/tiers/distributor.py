@@ -15,6 +15,7 @@ from twisted.python import usage
 
 from relay.errors import NameRefused
 from relay.names import StreamName
+from relay.net.discovery import Found, Resolver, ServiceWatcher
 from relay.net.failover import Upstream
 from relay.net.gathering import Gatherer
 from relay.net.node import NodeSettings
@@ -23,6 +24,7 @@ from relay.net.replication import Counts
 from relay.net.storing import StoringNode
 from relay.tiers.options import DRAIN_SECONDS, StoreOptions, client_endpoint, run_node, serve
 from relay.tiers.patience import UpstreamOptions
+from relay.tiers.services import DNS, SERVICE, make_resolver
 from relay.tiers.views import MediaNodeView
 
 
@@ -37,7 +39,7 @@ class Options(StoreOptions, UpstreamOptions):
         "that is a plain RTMP server is asked for the streams that --streams names without wildcards."
     )
 
-    optParameters = [DRAIN_SECONDS]
+    optParameters = [DRAIN_SECONDS, DNS]
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +47,8 @@ class Options(StoreOptions, UpstreamOptions):
         self["streams"] = []
 
     def opt_upstream(self, endpoint: str) -> None:
-        """Twisted endpoint of an origin, tcp:HOST:PORT. May be repeated, the preferred first."""
+        """Twisted endpoint of an origin, tcp:HOST:PORT; or srv:_SERVICE._tcp.DOMAIN, whose members are looked up again
+        and again. May be repeated, the preferred first."""
         self["upstreams"].append(endpoint)
 
     def opt_streams(self, pattern: str) -> None:
@@ -56,6 +59,9 @@ class Options(StoreOptions, UpstreamOptions):
         super().postOptions()
         if not self["upstreams"]:
             raise usage.UsageError("at least one --upstream is required")
+        services = [each for each in self["upstreams"] if each.startswith(SERVICE)]
+        if services and len(self["upstreams"]) > 1:
+            raise usage.UsageError(f"--upstream {services[0]} must be the only one: its members are the upstreams")
         for pattern in self["streams"]:
             if not any(character in pattern for character in "*?["):
                 try:
@@ -77,6 +83,7 @@ class Distributor(StoringNode):
     ) -> None:
         super().__init__(settings, clock, options.store_settings())
         self.counts = Counts()
+        self.watcher: ServiceWatcher | None = None
         self._timings = options.timings()
         self.gatherer = Gatherer(
             "upstream",
@@ -90,6 +97,22 @@ class Distributor(StoringNode):
             make_pull=self._make_pull,
             timings=self._timings,
         )
+
+    def watch(self, service: str, resolver: Resolver) -> None:
+        """Let this service's members be the upstreams."""
+        self.watcher = ServiceWatcher(service, resolver, self.clock, self._members_changed)
+        self.watcher.setServiceParent(self)
+
+    def _members_changed(self, added: Sequence[Found], removed: Sequence[Found]) -> None:
+        assert self.watcher is not None
+        order = [member.name for member in self.watcher.members]
+        for member in added:
+            endpoint = client_endpoint(self.clock, "--upstream", member.endpoint)
+            known = [link.name for link in self.gatherer.links if link.name in order]
+            at = sum(order.index(name) < order.index(member.name) for name in known)
+            self.gatherer.add_member(member.name, endpoint, at)
+        for member in removed:
+            self.gatherer.let_go(member.name)
 
     def startService(self) -> None:
         super().startService()
@@ -123,9 +146,13 @@ def make_distributor(options: Options, reactor: Any) -> Distributor:
     Raises:
         ConfigError: they can't be used.
     """
-    upstreams = [(text, client_endpoint(reactor, "--upstream", text)) for text in options["upstreams"]]
+    service = next((text for text in options["upstreams"] if text.startswith(SERVICE)), None)
+    fixed = [] if service else options["upstreams"]
+    upstreams = [(text, client_endpoint(reactor, "--upstream", text)) for text in fixed]
     distributor = Distributor(options.settings(), reactor, upstreams, options["streams"], options)
-    view = MediaNodeView(distributor, [distributor.gatherer], distributor.counts)
+    if service:
+        distributor.watch(service.removeprefix(SERVICE), make_resolver(reactor, options["dns"]))
+    view = MediaNodeView(distributor, [distributor.gatherer], distributor.counts, distributor.watcher)
     return serve(distributor, view, options, reactor)
 
 

@@ -14,6 +14,7 @@ from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
 from relay.net.causes import CAUSES
+from relay.net.discovery import ServiceWatcher
 from relay.net.gathering import Gatherer
 from relay.net.links import ControlLink
 from relay.net.neighbours import Neighbourhood
@@ -58,6 +59,7 @@ class MediaNodeView:
         node: the node.
         gatherers: what copies for it.
         counts: of its copies, if it makes any.
+        watcher: of the service whose members it copies from, if they are found by DNS.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class MediaNodeView:
         node: Node,
         gatherers: Sequence[Gatherer] = (),
         counts: Counts | None = None,
+        watcher: ServiceWatcher | None = None,
     ) -> None:
         self._node = node
         self._gatherers = gatherers
         self._counts = counts
+        self._watchers = [] if watcher is None else [watcher]
 
     @property
     def name(self) -> str:
@@ -164,6 +168,7 @@ class MediaNodeView:
             )
         if self._gatherers:
             yield from upstream_metrics(self._gatherers)
+        yield from discovery_metrics(self._watchers)
 
 
 def _upstream_view(gatherer: Gatherer, link: ControlLink) -> LinkView:
@@ -207,6 +212,23 @@ def upstream_metrics(gatherers: Sequence[Gatherer]) -> list[Metric]:
     ]
 
 
+def discovery_metrics(watchers: Sequence[ServiceWatcher]) -> Iterator[Metric]:
+    """Of services whose members are found by DNS."""
+    if watchers:
+        yield _gauge(
+            "service_members",
+            "Members of a service that the name server has told of.",
+            {watcher.service: len(watcher.members) for watcher in watchers},
+            label="service",
+        )
+        yield Metric(
+            name="service_lookup_failures",
+            help="Answers of name servers that did not count: errors, timeouts, empty ones.",
+            values={watcher.service: watcher.failures for watcher in watchers},
+            label="service",
+        )
+
+
 class BalancerView:
     """A balancer: its links are the aggregators."""
 
@@ -216,8 +238,10 @@ class BalancerView:
         name: str,
         addresses: Mapping[str, str] | None = None,
         neighbourhood: Neighbourhood | None = None,
+        watchers: Sequence[ServiceWatcher] = (),
     ) -> None:
         self._factory = factory
+        self._watchers = watchers
         self._neighbourhood = neighbourhood
         self._name = name
         self._addresses = addresses or {}
@@ -298,6 +322,7 @@ class BalancerView:
                 label="aggregator",
             ),
             *([] if self._neighbourhood is None else peer_metrics(self._neighbourhood)),
+            *discovery_metrics(self._watchers),
         ]
 
 
