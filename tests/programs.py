@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,8 @@ def require_program(name: str) -> str:
         SkipTest: it is not installed here.
         AssertionError: it is not installed in CI, where ``.ci/run`` installs everything.
     """
-    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + os.pathsep + _ELSEWHERE)
+    places = (os.environ.get("PATH", os.defpath), _ELSEWHERE, str(Path(sys.executable).parent))
+    path = shutil.which(name, path=os.pathsep.join(places))
     if path is not None:
         return path
     if is_ci():
