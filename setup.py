@@ -78,12 +78,14 @@ setup(
             "relay-admin = relay.admin.command:main",
             "relay-check = relay.tiers.check:main",
             "relay-drill = relay.drill.command:main",
+            "relay-sign = relay.tiers.sign:main",
         ]
     },
     install_requires=[
         "attrs>=23.2",
         "h11>=0.14",
         "prometheus-client>=0.20",
+        "treq>=22.2",
         "Twisted[tls]>=24.11",
         "zope.interface>=6",
     ],

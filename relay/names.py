@@ -72,3 +72,12 @@ def split_query(text: str) -> tuple[str, dict[str, str]]:
         return name, dict(parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_KEYS))
     except ValueError:
         raise NameRefused(f"a query of more than {MAX_QUERY_KEYS} keys") from None
+
+
+def application(app: str) -> str:
+    """The application without the instance and query that some encoders append (``live/``, ``live?key``).
+
+    Raises:
+        NameRefused: there are more than 32 keys.
+    """
+    return split_query(app)[0].strip("/")

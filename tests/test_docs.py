@@ -13,13 +13,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.admin.command import make_parser
 from relay.admin.site import static_file
-from relay.tiers import check
+from relay.tiers import check, sign
 from tests.programs import require_module
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TIERS = ("origin", "distributor", "aggregator", "balancer", "cluster")
-OTHERS = {"--token-file", "--pidfile"}  # of relay-admin's commands, of twistd
+OTHERS = {"--token-file", "--pidfile", "--allow-", "--deny-"}  # of relay-admin's commands, of twistd
 
 
 def options_of(tier: str) -> set[str]:
@@ -33,7 +33,7 @@ class DocsTests(SynchronousTestCase):
 
     def test_options_exist(self) -> None:
         known = set().union(*map(options_of, TIERS)) | OTHERS
-        for parser in (make_parser(), check.make_parser()):
+        for parser in (make_parser(), check.make_parser(), sign.make_parser()):
             known |= {word for action in parser._actions for word in action.option_strings}
         for page in DOCS:
             for option in re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text(encoding="utf-8")):

@@ -28,6 +28,8 @@ from twisted.python.failure import Failure
 from relay.errors import NameRefused
 from relay.limits import Limits
 from relay.names import StreamName, split_query
+from relay.net.access import PLAY, Access, AccessRefused, AccessRequest, Visits
+from relay.net.complaints import Complaints
 from relay.net.sessions import SessionFeed, leave
 from relay.net.sockets import NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream, StreamNotFound
@@ -45,6 +47,8 @@ class MediaNode(Protocol):
     clock: IReactorTime
     outcomes: Counter[str]
     allow_origin: str
+    access: Access
+    complaints: Complaints
 
 
 class HttpFlvProtocol(TwistedProtocol):
@@ -59,6 +63,7 @@ class HttpFlvProtocol(TwistedProtocol):
         self.viewer: Viewer | None = None
         self.feed = feed
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=node.limits.http_head_bytes)
+        self._visits = Visits(node.access)
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
         self._outcome = ""
@@ -113,15 +118,37 @@ class HttpFlvProtocol(TwistedProtocol):
             self._answer(HTTPStatus.BAD_REQUEST, f"a {method} has no body here")
             return
         try:
-            name = stream_of(request.target.decode("ascii", "replace"))
+            name, query = stream_of(request.target.decode("ascii", "replace"))
         except NameRefused as refusal:
             self._answer(HTTPStatus.NOT_FOUND, str(refusal))
             return
+        asked = AccessRequest(action=PLAY, name=name, peer=self.peer, query=query)
         if method == "HEAD":
-            stream = self.node.hub.get(name)
-            is_there = stream is not None and stream.is_joinable
-            self._answer(HTTPStatus.OK if is_there else HTTPStatus.NOT_FOUND)
+            self._respond_to_head(asked)
+        else:
+            self._visits.ask(
+                0,
+                asked,
+                lambda: self._admitted(name),
+                self._deny,
+                lambda: self._answer(HTTPStatus.INTERNAL_SERVER_ERROR),
+            )
+
+    def _respond_to_head(self, asked: AccessRequest) -> None:
+        try:
+            self.node.access.check(asked)
+        except AccessRefused as refusal:
+            self._deny(refusal)
             return
+        stream = self.node.hub.get(asked.name)
+        is_there = stream is not None and stream.is_joinable
+        self._answer(HTTPStatus.OK if is_there else HTTPStatus.NOT_FOUND)
+
+    def _deny(self, refusal: AccessRefused) -> None:
+        self.node.complaints.say(self.log, "viewer", "{peer}: play refused: {why}", peer=self.peer, why=str(refusal))
+        self._answer(HTTPStatus.FORBIDDEN, str(refusal))
+
+    def _admitted(self, name: StreamName) -> None:
         self._waiting = joinable = self.node.hub.when_joinable(name)
         joinable.addCallbacks(self._joinable, self._absent).addErrback(self._failed)
 
@@ -191,6 +218,7 @@ class HttpFlvProtocol(TwistedProtocol):
         self._answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not come")
 
     def _release(self) -> None:
+        self._visits.leave_all()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -207,13 +235,13 @@ class HttpFlvProtocol(TwistedProtocol):
 _ABSOLUTE = re.compile(r"\Ahttps?://[^/?#]*", re.IGNORECASE)
 
 
-def stream_of(target: str) -> StreamName:
-    """``/live/demo.flv?any=query`` to the stream's name; also in the absolute form (RFC 9112, 3.2.2).
+def stream_of(target: str) -> tuple[StreamName, dict[str, str]]:
+    """``/live/demo.flv?any=query`` to the stream's name and the query; also in the absolute form (RFC 9112, 3.2.2).
 
     Raises:
         NameRefused: it is no such path.
     """
-    path, _ = split_query(_ABSOLUTE.sub("", target))
+    path, query = split_query(_ABSOLUTE.sub("", target))
     if not path.startswith("/") or not path.endswith(SUFFIX):
         raise NameRefused(f"{path[:64]!r} is not /APP/NAME{SUFFIX}")
-    return StreamName.parse(path[1 : -len(SUFFIX)])
+    return StreamName.parse(path[1 : -len(SUFFIX)]), query

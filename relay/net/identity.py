@@ -25,6 +25,7 @@ import attrs
 from relay.errors import ConfigError
 
 MIN_SECRET_BYTES = 16  # bytes; below 128 bits a recorded proof could be guessed offline
+MAX_FILE_BYTES = 1 << 20  # of secrets: ten thousand publish keys
 NODE, TIER, PROOF = "relayNode", "relayTier", "relayProof"  # the connect properties
 
 
@@ -50,22 +51,44 @@ class ClusterSecret:
         return isinstance(proof, str) and hmac.compare_digest(proof.encode(), expected.encode())
 
 
-def read_secret_file(path: str) -> ClusterSecret:
+def read_private_file(option: str, path: str) -> bytes:
+    """What is in a file that nobody but its owner may read.
+
+    Raises:
+        ConfigError: it can't be read, others can read it, or it is larger than any file of keys is.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    if stat.S_IMODE(status.st_mode) & _others(status.st_uid):
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(f"{option} {path}: others can read it (mode {mode:04o}); chmod 600 it")
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{option} {path}: larger than {MAX_FILE_BYTES} bytes")
+    return content
+
+
+def _others(owner: int) -> int:
+    """The permissions that nobody may have: of group and world; but the group may read a file of root's.
+
+    (PostgreSQL's rule for keys; how Kubernetes gives a secret to who is not root.)
+    """
+    is_given = owner == 0 and os.geteuid() != 0
+    return stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if is_given else stat.S_IRWXG)
+
+
+def read_secret_file(path: str, option: str = "--secret-file") -> ClusterSecret:
     """Read ``--secret-file``: the file's bytes without surrounding white space.
 
     Raises:
         ConfigError: it can't be read, is shorter than 16 bytes, or others than its owner can read it.
     """
-    try:
-        with Path(path).open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = file.read(4096).strip()
-    except OSError as error:
-        raise ConfigError(f"--secret-file {path}: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"--secret-file {path}: others can read it (mode {stat.S_IMODE(mode):04o}); chmod 600 it")
+    key = read_private_file(option, path).strip()
     if len(key) < MIN_SECRET_BYTES:
-        raise ConfigError(f"--secret-file {path}: {len(key)} bytes are too few; at least {MIN_SECRET_BYTES} are needed")
+        raise ConfigError(f"{option} {path}: {len(key)} bytes are too few; at least {MIN_SECRET_BYTES} are needed")
     return ClusterSecret(key)
 
 

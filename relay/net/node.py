@@ -6,6 +6,7 @@ and by whoever embeds a node in an application of their own.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +20,11 @@ from twisted.logger import Logger
 
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.names import StreamName
+from relay.net.access import Access, AccessRules, BackEnd
 from relay.net.complaints import Complaints
 from relay.net.control import PROGRESS_SECONDS, ControlServer
 from relay.net.draining import Drain
+from relay.net.hooks import Hooks, HookSettings
 from relay.net.http_flv import HttpFlvProtocol
 from relay.net.identity import NodeIdentity
 from relay.net.ingest import Publication, PublishRefused
@@ -46,6 +49,8 @@ class NodeSettings:
     allow_origin: str = "*"
     drain_seconds: float = 0.0
     """How long a stop waits at most for those who can go elsewhere."""
+    access: AccessRules = attrs.field(factory=AccessRules)
+    hooks: HookSettings = attrs.field(factory=HookSettings)
 
 
 class Node(MultiService):
@@ -71,6 +76,9 @@ class Node(MultiService):
         self.hub = Hub(clock, settings.limits, settings.merge_seconds)
         self.control = ControlServer(self.hub)
         self.drain = Drain(self, clock)
+        hooks = settings.hooks
+        back_end = Hooks(hooks, settings.limits, clock) if hooks.urls else BackEnd()
+        self.access = Access(settings.access, back_end, time.time, settings.identity.name)
         self.complaints = Complaints(clock)
         self.ports = PortFactory(
             make_rtmp=self._make_rtmp,
@@ -199,6 +207,7 @@ class Node(MultiService):
         children = [maybeDeferred(service.stopService) for service in self]
         await DeferredList([*children, *self.stop_reading()], consumeErrors=True)
         await self.ports.close()
+        await self.access.back_end.close()
         self.complaints.close()
         self.hub.close()
         self.release()

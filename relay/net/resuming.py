@@ -20,6 +20,7 @@ from relay.errors import LogError
 from relay.limits import Limits
 from relay.log.log import StreamLog
 from relay.log.points import LogStart
+from relay.net.access import PLAY, Access, AccessRequest, Visits
 from relay.net.sessions import ResumePoint, SessionFeed, leave
 from relay.net.sockets import NOTSENT_LOWAT, tune, viewer_timeout_ms
 from relay.net.streams import Hub, LiveStream
@@ -35,6 +36,7 @@ class ResumingNode(Protocol):
     limits: Limits
     clock: IReactorTime
     outcomes: Counter[str]
+    access: Access
 
 
 class ResumedProtocol(TwistedProtocol):
@@ -49,6 +51,7 @@ class ResumedProtocol(TwistedProtocol):
         self.viewer: Viewer | None = None
         self.feed = feed
         self._point = point
+        self._visits = Visits(node.access)
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
         self._outcome = ""
@@ -74,6 +77,7 @@ class ResumedProtocol(TwistedProtocol):
     def connectionLost(self, reason: Failure = Failure(Exception())) -> None:  # noqa: B008 (Twisted's signature)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
+        self._visits.leave_all()
         if self._waiting is not None:
             self._waiting.cancel()
         if self.viewer is not None:
@@ -101,6 +105,9 @@ class ResumedProtocol(TwistedProtocol):
             self.viewer.start_at(log, start)
         except (LogError, OSError) as error:
             self._give_up(str(error))
+        else:
+            request = AccessRequest(action=PLAY, name=self._point.name, peer=self.peer, is_resumed=True)
+            self._visits.ask(0, request, lambda: None, lambda _: None, lambda: None)
 
     def _too_late(self, failure: Failure) -> None:
         self._waiting = None

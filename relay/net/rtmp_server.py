@@ -29,7 +29,8 @@ from twisted.python.failure import Failure
 
 from relay.errors import LimitExceeded, NameRefused, ProtocolError, RemoteProtocolError
 from relay.limits import Limits
-from relay.names import StreamName, split_query
+from relay.names import StreamName, application, split_query
+from relay.net.access import PLAY, PUBLISH, Access, AccessRequest, Visits
 from relay.net.complaints import Complaints
 from relay.net.identity import NodeIdentity, PeerNode
 from relay.net.ingest import Publication, PublishRefused
@@ -59,6 +60,7 @@ class RtmpNode(Protocol):
     outcomes: Counter[str]
     control: ControlServer
     complaints: Complaints
+    access: Access
 
     def publish(self, name: StreamName, publisher: RtmpServerProtocol) -> Publication:
         """Let an encoder publish.  Raises :class:`PublishRefused`."""
@@ -85,6 +87,8 @@ class RtmpServerProtocol(TwistedProtocol):
         self.app = ""
         self.viewer: Viewer | None = None
         self.feed = feed
+        self._visits = Visits(node.access)
+        self._connected: events.ConnectRequested | None = None
         self._publications: dict[int, Publication] = {}
         self._waiting: Deferred[LiveStream] | None = None
         self._timer: IDelayedCall | None = None
@@ -169,8 +173,6 @@ class RtmpServerProtocol(TwistedProtocol):
         leave(self.transport, self.feed)
         self._set_timer(self.node.limits.close_seconds, self.transport.abortConnection)
 
-    # events
-
     def _handle(self, event: events.Event) -> None:
         if isinstance(event, events.MediaReceived):
             publication = self._publications.get(event.message_stream_id)
@@ -208,22 +210,46 @@ class RtmpServerProtocol(TwistedProtocol):
             self.session.use_limits(neighbour_limits(self.node.limits))
             self.session.accept_connect(request, identity.properties("server", *nonces))
         self.app = request.app
+        self._connected = request
 
     def _publish(self, request: events.PublishRequested) -> None:
         try:
-            if self.viewer is not None or self._waiting is not None:
+            if self._is_playing:
                 raise PublishRefused("NetStream.Publish.Denied", "this connection plays")
-            key, _ = split_query(request.stream_key)
-            publication = self.node.publish(StreamName(_app(self.app), key), self)
+            key, query = split_query(request.stream_key)
+            name = StreamName(application(self.app), key)
+            asked = self._access_request(PUBLISH, name, query)
         except PublishRefused as refusal:
             self._refuse_publish(request, refusal.code, str(refusal))
         except NameRefused as refusal:
             self._refuse_publish(request, "NetStream.Publish.BadName", str(refusal))
+        else:
+            self._visits.ask(
+                request.message_stream_id,
+                asked,
+                lambda: self._publish_admitted(request, name),
+                lambda refusal: self._refuse_publish(request, "NetStream.Publish.Denied", str(refusal)),
+                lambda: self.close("fault"),
+            )
+
+    def _access_request(self, action: str, name: StreamName, query: dict[str, str]) -> AccessRequest | None:
+        """``None`` of a node of the cluster."""
+        if self.peer_node is not None:
+            return None
+        assert self._connected is not None
+        return AccessRequest.of_rtmp(action, name, self.peer, query, self._connected)
+
+    def _publish_admitted(self, request: events.PublishRequested, name: StreamName) -> None:
+        try:
+            publication = self.node.publish(name, self)
+        except PublishRefused as refusal:
+            self._refuse_publish(request, refusal.code, str(refusal))
         except LimitExceeded as refusal:
             self._refuse_publish(request, "NetStream.Publish.Rejected", str(refusal))
         else:
             self._publications[request.message_stream_id] = publication
             self.session.accept_publish(request)
+            self.flush()
             self._set_timer(PING_SECONDS, self._ping)
 
     def _refuse_publish(self, request: events.PublishRequested, code: str, description: str) -> None:
@@ -248,18 +274,33 @@ class RtmpServerProtocol(TwistedProtocol):
     def _play(self, request: events.PlayRequested) -> None:
         try:
             name_text, query = split_query(request.stream)
-            if self._publications or self.viewer is not None or self._waiting is not None:
+            if self._publications or self._is_playing or self._visits.is_asking:
                 raise NameRefused("this connection is in use")
             if request.message_stream_id != MEDIA_MESSAGE_STREAM_ID:
                 raise NameRefused("play on the first stream that createStream gives")
-            name = StreamName(_app(self.app), name_text.removesuffix(".flv"))
+            name = StreamName(application(self.app), name_text.removesuffix(".flv"))
+            asked = self._access_request(PLAY, name, query)
         except NameRefused as refusal:
             self._refuse_play(request, "NetStream.Play.Failed", str(refusal))
             return
-        self._set_timer(None)
         if "epoch" in query and self.peer_node is not None:
+            self._set_timer(None)
             self.node.control.replicate(self, request, name, query)
             return
+        self._visits.ask(
+            request.message_stream_id,
+            asked,
+            lambda: self._play_admitted(request, name),
+            lambda refusal: self._deny_play(request, str(refusal)),
+            lambda: self.close("fault"),
+        )
+
+    @property
+    def _is_playing(self) -> bool:
+        return self.viewer is not None or self._waiting is not None
+
+    def _play_admitted(self, request: events.PlayRequested, name: StreamName) -> None:
+        self._set_timer(None)
         self._waiting = joinable = self.node.hub.when_joinable(name)
         joinable.addCallbacks(self._joinable, self._absent, callbackArgs=(request,), errbackArgs=(request,))
         joinable.addErrback(self._failed)
@@ -294,6 +335,10 @@ class RtmpServerProtocol(TwistedProtocol):
         elif failure.check(CancelledError) is None:
             self.log.failure("waiting for a stream", failure)
 
+    def _deny_play(self, request: events.PlayRequested, description: str) -> None:
+        self._complain("viewer", "{peer}: play refused: {why}", description)
+        self._refuse_play(request, "NetStream.Play.Failed", description)
+
     def _refuse_play(self, request: events.PlayRequested, code: str, description: str) -> None:
         self.session.refuse_play(request, code, description)
         self.close("play_refused")
@@ -308,6 +353,7 @@ class RtmpServerProtocol(TwistedProtocol):
         return self.viewer
 
     def _close_stream(self, message_stream_id: int) -> None:
+        self._visits.leave(message_stream_id)
         publication = self._publications.pop(message_stream_id, None)
         if publication is not None:
             publication.end()
@@ -332,9 +378,8 @@ class RtmpServerProtocol(TwistedProtocol):
         self._is_neighbour = True
         self.node.control.command(self, event)
 
-    # the rest
-
     def _release(self) -> None:
+        self._visits.leave_all()
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
@@ -352,8 +397,3 @@ class RtmpServerProtocol(TwistedProtocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None if seconds is None else self.node.clock.callLater(seconds, call, *args)
-
-
-def _app(app: str) -> str:
-    """The application without the instance and query that some encoders append (``live/``, ``live?key``)."""
-    return split_query(app)[0].strip("/")

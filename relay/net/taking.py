@@ -14,7 +14,7 @@ from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.logger import Logger
 
 from relay.errors import RelayError
@@ -83,6 +83,7 @@ class Taker(FrameProtocol):
         self._kept: list[tuple[str, str, list[Any], Deferred[None]]] = []
         self._asked: dict[int, Deferred[None]] = {}
         self._number = 0
+        self._looking: IDelayedCall | None = None
         self._came: list[tuple[PortableViewer, ViewerState]] = []
         self._asked_at = 0.0
         self.rest_seconds = 0.0
@@ -270,7 +271,7 @@ class Taker(FrameProtocol):
             self.stage = Stage.OVER
             self._answer_all()
         else:
-            self._reactor.callLater(LOOK_SECONDS, self._look_for_death)
+            self._looking = self._reactor.callLater(LOOK_SECONDS, self._look_for_death)
 
     def _answer_all(self) -> None:
         """Nobody is there any more who could have noted it.  (As long as somebody may be, it isn't answered: I3.)"""
@@ -283,6 +284,8 @@ class Taker(FrameProtocol):
             return
         self.stage = Stage.FAILED
         self.stop_timer()
+        if self._looking is not None and self._looking.active():
+            self._looking.cancel()
         self._kept.clear()
         for _, state in self._came:
             close_all(state.to_wire()[1])

@@ -19,16 +19,8 @@ from relay.net.logs import MemoryLogs
 from relay.net.node import Node, NodeSettings
 from relay.net.replication import Counts, ReadMode
 from relay.net.timings import DEFAULT_TIMINGS, Timings
-from relay.tiers.options import (
-    DRAIN_SECONDS,
-    MediaOptions,
-    client_endpoint,
-    keep_options,
-    named,
-    positive,
-    run_node,
-    serve,
-)
+from relay.tiers.coercion import keep_options, named, positive
+from relay.tiers.options import DRAIN_SECONDS, MediaOptions, client_endpoint, run_node, serve
 from relay.tiers.patience import UpstreamOptions
 from relay.tiers.views import MediaNodeView
 

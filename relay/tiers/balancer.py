@@ -28,7 +28,8 @@ from relay.net.returning import AT_ONCE, ReturnRule
 from relay.net.rtmp_client import ClientSettings
 from relay.net.succession import Succession, SuccessionOptions
 from relay.net.timings import DEAD_SECONDS
-from relay.tiers.options import named, not_negative, parse_endpoint, positive, run_node, serve
+from relay.tiers.coercion import named, not_negative, positive
+from relay.tiers.options import parse_endpoint, run_node, serve
 from relay.tiers.patience import DEAD_MS
 from relay.tiers.peering import PeerOptions, make_neighbourhood
 from relay.tiers.services import DNS, SERVICE, make_resolver

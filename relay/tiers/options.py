@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import attrs
@@ -31,12 +30,13 @@ from relay.admin.site import BoundedFactory
 from relay.admin.views import NodeView
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS, Limits
-from relay.log.options import LogOptions
 from relay.net.identity import NodeIdentity, read_secret_file
 from relay.net.listening import ListeningService
 from relay.net.node import Node, NodeSettings
 from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
+from relay.tiers.access import PlayAccessOptions
+from relay.tiers.coercion import keep_options, not_negative, positive
 from relay.tiers.jsonlogs import FLAG as JSON_FLAG
 from relay.tiers.jsonlogs import log_as_json
 from relay.tiers.memory import settle_memory
@@ -70,50 +70,6 @@ def end_with(status: int, line: str = "") -> None:
         os._exit(status)
 
     atexit.register(end)
-
-
-def number(option: str, is_good: Callable[[float], bool], words: str) -> Callable[[str], float]:
-    """A coercion for usage.Options, whose message names the option and the value."""
-
-    def coerce(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise usage.UsageError(f"{option} {text!r} is no number") from None
-        if not is_good(value):
-            raise usage.UsageError(f"{option} {text}: must be {words}")
-        return value
-
-    return coerce
-
-
-def positive(option: str) -> Callable[[str], float]:
-    """A finite number above zero."""
-    return number(option, lambda value: 0 < value < inf, "above 0")
-
-
-def not_negative(option: str) -> Callable[[str], float]:
-    """A finite number, zero or above."""
-    return number(option, lambda value: 0 <= value < inf, "0 or more")
-
-
-def named(option: str, text: str, form: str, taken: Sequence[tuple[str, Any]]) -> tuple[str, str]:
-    """``NAME=SOMETHING``: a name that is not taken, and what it stands for.
-
-    Raises:
-        usage.UsageError: it is not of this form, or the name is taken.
-    """
-    name, _, rest = text.partition("=")
-    if not name or not rest:
-        raise usage.UsageError(f"{option} {text!r} is not {form}")
-    if any(name == other for other, _ in taken):
-        raise usage.UsageError(f"{option} {name} is given twice")
-    return name, rest
-
-
-def keep_options(seconds: float, megabytes: float) -> LogOptions:
-    """``--keep-seconds`` and ``--keep-mbytes``."""
-    return LogOptions(keep_ms=max(1, int(seconds * 1000)), keep_bytes=max(1, int(megabytes * (1 << 20))))
 
 
 DRAIN_SECONDS = [
@@ -196,6 +152,7 @@ class NodeOptions(usage.Options):
             raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
 
     def postOptions(self) -> None:
+        super().postOptions()
         if not self["name"]:
             raise usage.UsageError("--name is required")
         self.networks()
@@ -236,7 +193,7 @@ class NodeOptions(usage.Options):
         )
 
 
-class MediaOptions(NodeOptions):
+class MediaOptions(NodeOptions, PlayAccessOptions):
     """What tiers that serve viewers themselves take besides."""
 
     optParameters = [
@@ -251,6 +208,8 @@ class MediaOptions(NodeOptions):
             merge_seconds=self["merge-ms"] / 1000,
             allow_origin=self["allow-origin"],
             drain_seconds=self.get("drain-seconds", 0.0),
+            access=self.access(),
+            hooks=self.hooks(),
         )
 
 
@@ -369,6 +328,8 @@ def serve(
         endpoint = server_endpoint(ports, "--admin", options["admin"])
         events = EventLog()
         node.addService(events)
+        if isinstance(node, Node):
+            events.watchers.append(node.access.happened)
         site = make_site(view, reactor, Guard.make(options["admin-hosts"], options.admin_token()), events)
         node.addService(ListeningService(endpoint, BoundedFactory(site, options.limits.admin_connections)))
     return node

@@ -25,13 +25,15 @@ from relay.net.rtmp_server import RtmpServerProtocol
 from relay.net.storing import DEFAULT_INGEST, IngestSettings, StoreSettings, StoringNode
 from relay.net.streams import LiveStream
 from relay.net.urls import RtmpUrl, parse_rtmp_url
-from relay.tiers.options import StoreOptions, positive, run_node, serve
+from relay.tiers.access import PublishAccessOptions
+from relay.tiers.coercion import positive
+from relay.tiers.options import StoreOptions, run_node, serve
 from relay.tiers.views import MediaNodeView
 
 COPIES_APART_MS = 1_000  # the copies of a log that was lost end at about the same time; the next log begins after all
 
 
-class Options(StoreOptions):
+class Options(StoreOptions, PublishAccessOptions):
     """Command line of ``relay-origin``."""
 
     tier = "origin"

@@ -9,7 +9,8 @@ from math import inf
 from typing import Any
 
 from relay.net.timings import DEFAULT_TIMINGS, Timings
-from relay.tiers.options import NodeOptions, not_negative, number, positive
+from relay.tiers.coercion import not_negative, number, positive
+from relay.tiers.options import NodeOptions
 
 MIN_DEAD_MS = 50  # pings go at a third of it: a busy node answers within 15 ms
 MIN_BEHIND_MS = 500  # members tell every 250 ms how far they are

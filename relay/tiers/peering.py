@@ -14,7 +14,8 @@ from relay.admin.views import Health
 from relay.net.addresses import AddressWatch
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import NodeSettings
-from relay.tiers.options import NodeOptions, client_endpoint, named, server_endpoint
+from relay.tiers.coercion import named
+from relay.tiers.options import NodeOptions, client_endpoint, server_endpoint
 
 
 class PeerOptions(NodeOptions):

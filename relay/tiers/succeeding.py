@@ -10,7 +10,8 @@ from typing import Any
 from twisted.internet.error import ReactorNotRunning
 
 from relay.net.succession import SuccessionOptions
-from relay.tiers.options import NodeOptions, end_with, not_negative
+from relay.tiers.coercion import not_negative
+from relay.tiers.options import NodeOptions, end_with
 
 EXIT_NOT_TAKEN_OVER = 1  # a supervisor may try again
 

@@ -16,6 +16,7 @@ from relay.net.balancing import BalancerFactory
 from relay.net.causes import CAUSES
 from relay.net.discovery import ServiceWatcher
 from relay.net.gathering import Gatherer
+from relay.net.hooks import Hooks
 from relay.net.links import ControlLink
 from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
@@ -120,6 +121,20 @@ class MediaNodeView:
 
     def _metrics(self) -> Iterator[Metric]:
         yield Metric(name="connections_closed", help=OUTCOMES, values=self._node.outcomes, label="outcome")
+        access = self._node.access
+        yield Metric(
+            name="access_refused",
+            help="Encoders and viewers that were not let in, by why.",
+            values=access.refused,
+            label="reason",
+        )
+        if isinstance(access.back_end, Hooks):
+            yield Metric(
+                name="hook_calls",
+                help="Calls of the operator's back-end, by how they ended.",
+                values=access.back_end.outcomes,
+                label="outcome",
+            )
         yield _gauge(
             "viewers_waiting",
             "Viewers that wait for a stream which is not there yet.",

@@ -277,9 +277,9 @@ class BadRequestTests(HttpTestCase):
 
 class TargetTests(SynchronousTestCase):
     def test_path_is_app_and_name(self) -> None:
-        self.assertEqual(StreamName("live", "demo"), stream_of("/live/demo.flv?a=b"))
-        self.assertEqual(StreamName("live", "demo.flv"), stream_of("/live/demo.flv.flv"))
-        self.assertEqual(StreamName("live", "demo"), stream_of("HTTP://user@host:80/live/demo.flv?a=b"))
+        self.assertEqual(StreamName("live", "demo"), stream_of("/live/demo.flv?a=b")[0])
+        self.assertEqual(StreamName("live", "demo.flv"), stream_of("/live/demo.flv.flv")[0])
+        self.assertEqual(StreamName("live", "demo"), stream_of("HTTP://user@host:80/live/demo.flv?a=b")[0])
 
     def test_anything_else_is_refused(self) -> None:
         for target in ("", "live/demo.flv", "/live", "/live/demo.flv/", "/live/demo.mp4", "ftp://host/live/demo.flv"):

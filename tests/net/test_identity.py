@@ -90,6 +90,15 @@ class SecretFileTests(TestCase):
             self.assertIn("chmod 600", str(error))
             self.assertNotIn(KEY.decode(), str(error))
 
+    def test_file_of_root_that_the_group_may_read_is_good_for_others(self) -> None:
+        """How Kubernetes gives it to a node that is not root."""
+        path = self.write(KEY, 0o640)
+        self.patch(os, "geteuid", lambda: 10001)
+        self.patch(os, "fstat", lambda _: os.stat_result((0o100640, 0, 0, 1, 0, 10001, len(KEY), 0, 0, 0)))
+        self.assertEqual(ClusterSecret(KEY), read_secret_file(path))
+        self.patch(os, "fstat", lambda _: os.stat_result((0o100644, 0, 0, 1, 0, 10001, len(KEY), 0, 0, 0)))
+        self.assertRaises(ConfigError, read_secret_file, path)
+
     def test_short_secret_is_refused(self) -> None:
         error = self.assertRaises(ConfigError, read_secret_file, self.write(KEY[:-1] + b"\n"))
         self.assertIn("15 bytes", str(error))
