@@ -170,10 +170,11 @@ class LayeringTests(SynchronousTestCase):
             names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
             if makers & names:
                 made_in.add(str(path.relative_to(PACKAGE)))
+        forwards = {f"relay.net.forward{part}" for part in ("ing", "_connection", "_rules")}  # --forward
         drill = {"drill/drill.py", "drill/rig.py", "drill/viewers.py"}
         self.assertEqual({"net/dialing.py", "net/urls.py", "tiers/clusterpage.py", "tiers/options.py", *drill}, made_in)
         for module, expected in (
-            ("relay.net.urls", {"relay.tiers.origin", "relay.drill.command"}),
+            ("relay.net.urls", {"relay.tiers.origin", "relay.drill.command", *forwards}),
             ("relay.net.dialing", {"relay.tiers.balancer"}),
         ):
             self.assertEqual(expected, {each.module for each in _all_imports() if each.target.startswith(module)})

@@ -53,6 +53,7 @@ TESTS: dict[str, str] = {
     "tracks": "tests.log.test_headers.UpdateTests.test_more_tracks_than_the_limit_are_not_kept",
     "header_bytes": "tests.log.test_headers.UpdateTests.test_header_that_is_too_large_is_not_kept",
     "admin_connections": "tests.admin.test_node.ConnectionTests.test_admin_connections",
+    "forwards": "tests.net.test_forwarding.ForwarderTests.test_forwards",
     "hook_calls": "tests.net.test_hooks.AskTests.test_hook_calls",
     "hook_queue": "tests.net.test_hooks.AskTests.test_hook_queue",
     "streams": "tests.net.test_streams.HubTests.test_streams",

@@ -71,9 +71,10 @@ class NodeCollector(Collector):
 def family(metric: Metric) -> Family:
     """A metric of one tier as Prometheus wants it."""
     kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-    made = kind(f"relay_{metric.name}", metric.help, labels=[metric.label] if metric.label else [])
+    names = metric.label.split(",") if metric.label else []
+    made = kind(f"relay_{metric.name}", metric.help, labels=names)
     for label, value in metric.values.items():
-        made.add_metric([label] if metric.label else [], value)
+        made.add_metric(label.split(",") if names else [], value)
     return made
 
 

@@ -58,6 +58,7 @@ def describe_node(view: NodeView) -> dict[str, Any]:
         "viewers": view.viewers,
         "streams": describe_streams(view),
         "links": describe_links(view),
+        "forwards": describe_forwards(view),
     }
 
 
@@ -142,6 +143,11 @@ def describe_events(events: EventLog, request: IRequest) -> dict[str, Any]:
     return {"events": events.after(int(after) if after.isdecimal() else 0)}
 
 
+def describe_forwards(view: NodeView) -> list[dict[str, Any]]:
+    """``/api/v1/forwards``."""
+    return [attrs.asdict(forward) for forward in view.forwards()]
+
+
 def make_site(view: NodeView, reactor: Any, guard: Guard | None = None, events: EventLog | None = None) -> Site:
     """The site.
 
@@ -171,6 +177,7 @@ def make_site(view: NodeView, reactor: Any, guard: Guard | None = None, events: 
             b"/api/v1/nodes": json_route(lambda: {"nodes": [describe_node(view)]}),
             b"/api/v1/streams": json_route(lambda: describe_streams(view)),
             b"/api/v1/links": json_route(lambda: describe_links(view)),
+            b"/api/v1/forwards": json_route(lambda: describe_forwards(view)),
             b"/api/v1/viewers": lambda request: json_answer(describe_viewers(view, request)),
             b"/api/v1/sessions": lambda request: json_answer(describe_sessions(view, request)),
             b"/api/v1/publishers": json_route(publishers),

@@ -54,6 +54,7 @@ class Answer:
     viewers: int = 0
     streams: Sequence[Any] = ()
     links: Sequence[Any] = ()
+    forwards: Sequence[Any] = ()
     events: Sequence[Any] = ()
 
 
@@ -68,7 +69,7 @@ def read_answer(body: bytes) -> Answer:
         ValueError, KeyError, TypeError: it is something else.
     """
     content = json.loads(body)
-    told = {"events": (), **content}  # a node of an older version tells none
+    told = {"events": (), "forwards": (), **content}  # a node of an older version tells none
     answer = Answer(**{field.name: told[field.name] for field in attrs.fields(Answer)})
     if not all(isinstance(entry, dict) for entry in (*answer.streams, *answer.links, *answer.events)):
         raise TypeError("streams, links and events are objects")

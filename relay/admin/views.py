@@ -67,7 +67,7 @@ class Metric:
         name: with the unit, without ``relay_`` before it or ``_total`` after it: "missing_bytes".
         help: one sentence.
         values: by the value of ``label``; by "" when there is no label.
-        label: what tells the values apart.
+        label: what tells the values apart; two labels with a comma between, and the values' keys have one, too.
         is_counter: it only ever grows, from 0 at the start of the process.
     """
 
@@ -148,6 +148,31 @@ class SessionView:
 
 
 @attrs.frozen(kw_only=True)
+class ForwardView:
+    """A stream that is pushed to another server.
+
+    Args:
+        stream: "app/name".
+        target: the server, "rtmp://host:port"; what follows it is a secret.
+        seconds: since it is in this state.
+        lag_ms: media time that is here and not sent.
+        reconnects: how often the connection was lost.
+        skips: how often media were left out because the target was too slow.
+        why: what is wrong; empty while it sends.
+    """
+
+    stream: str
+    target: str
+    state: Literal["connecting", "sending"]
+    seconds: float
+    lag_ms: int
+    sent_bytes: int
+    reconnects: int
+    skips: int
+    why: str
+
+
+@attrs.frozen(kw_only=True)
 class PublisherView:
     """Who feeds a stream that begins at this node.
 
@@ -217,6 +242,9 @@ class NodeView(Protocol):
 
     def links(self) -> Sequence[LinkView]:
         """Its neighbours."""
+
+    def forwards(self) -> Sequence[ForwardView]:
+        """What it pushes to others."""
 
     @property
     def connections(self) -> Connections:

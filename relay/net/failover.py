@@ -188,6 +188,10 @@ class FailoverFactory(Factory):
             self.failovers += 1
         self._attempt()
 
+    def complaint(self, member: Upstream) -> str:
+        """Why it could not be reached; empty if it could, last time."""
+        return self._complaints.get(member.name, "")
+
     def _choose(self) -> Upstream | None:
         if self._next is not None:
             chosen, self._next = self._next, None

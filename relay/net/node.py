@@ -24,6 +24,8 @@ from relay.net.access import Access, AccessRules, BackEnd
 from relay.net.complaints import Complaints
 from relay.net.control import PROGRESS_SECONDS, ControlServer
 from relay.net.draining import Drain
+from relay.net.forward_rules import ForwardRule
+from relay.net.forwarding import Forwarder
 from relay.net.hooks import Hooks, HookSettings
 from relay.net.http_flv import HttpFlvProtocol
 from relay.net.identity import NodeIdentity
@@ -51,6 +53,7 @@ class NodeSettings:
     """How long a stop waits at most for those who can go elsewhere."""
     access: AccessRules = attrs.field(factory=AccessRules)
     hooks: HookSettings = attrs.field(factory=HookSettings)
+    forwards: Sequence[ForwardRule] = ()
 
 
 class Node(MultiService):
@@ -80,6 +83,7 @@ class Node(MultiService):
         back_end = Hooks(hooks, settings.limits, clock) if hooks.urls else BackEnd()
         self.access = Access(settings.access, back_end, time.time, settings.identity.name)
         self.complaints = Complaints(clock)
+        self.forwarder = Forwarder(settings.forwards, self.hub, self.upstream_settings)
         self.ports = PortFactory(
             make_rtmp=self._make_rtmp,
             make_http=lambda peer, header: HttpFlvProtocol(self, peer, self._feed(header)),
@@ -180,6 +184,7 @@ class Node(MultiService):
     def check(self) -> None:
         """Once a second."""
         self.hub.check()
+        self.forwarder.check()
         self.complaints.check()
         self.tell_health()
         self._say_state()
@@ -207,6 +212,7 @@ class Node(MultiService):
         children = [maybeDeferred(service.stopService) for service in self]
         await DeferredList([*children, *self.stop_reading()], consumeErrors=True)
         await self.ports.close()
+        await self.forwarder.stop()
         await self.access.back_end.close()
         self.complaints.close()
         self.hub.close()

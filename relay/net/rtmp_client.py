@@ -7,6 +7,7 @@ Owns bytes in, bytes out, deadlines and the node's proof of identity; what the c
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -52,12 +53,13 @@ class ClientSettings:
 class RtmpClientProtocol(Protocol):
     """Connects, and hands every other event to ``received``.
 
-    Subclasses override ``accepted``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is called once,
-    however the connection ended, with a word for the log.
+    Subclasses override ``accepted``, ``rejected``, ``created``, ``received``, ``read_done`` and ``over``; ``over`` is
+    called once, however the connection ended, with a word for the log.
     """
 
     log = Logger()
     transport: ITCPTransport | None = None
+    properties: Mapping[str, Any] | None = None  # of connect, for one that has no identity
 
     def __init__(self, settings: ClientSettings, app: str, tc_url: str) -> None:
         self.settings = settings
@@ -74,6 +76,12 @@ class RtmpClientProtocol(Protocol):
     def accepted(self, properties: dict[str, Any]) -> None:
         """The server accepted us.  By default a stream is created."""
         self.session.create_stream()
+
+    def rejected(self, event: ConnectRejected) -> None:
+        """The server did not accept us.  By default that is said, and the end."""
+        host = host_of(self.transport)
+        self.log.warn("{host} refused us: {description}", host=host, description=event.description[:200])
+        self.give_up("refused")
 
     def created(self, message_stream_id: int) -> None:
         """A stream may be used."""
@@ -139,8 +147,8 @@ class RtmpClientProtocol(Protocol):
         if isinstance(event, HandshakeDone):
             session = self.session
             identity = self.settings.identity
-            properties = identity.properties("client", session.their_nonce, session.our_nonce) if identity else None
-            session.connect(self._app, self._tc_url, properties)
+            said = identity.properties("client", session.their_nonce, session.our_nonce) if identity else None
+            session.connect(self._app, self._tc_url, said or self.properties)
         elif isinstance(event, Connected):
             self._recognize(event.properties)
             if self.peer_node is not None:
@@ -148,10 +156,7 @@ class RtmpClientProtocol(Protocol):
                 self.session.use_limits(neighbour_limits(self.settings.limits))
             self.accepted(event.properties)
         elif isinstance(event, ConnectRejected):
-            self.log.warn(
-                "{host} refused us: {description}", host=host_of(self.transport), description=event.description[:200]
-            )
-            self.give_up("refused")
+            self.rejected(event)
         elif isinstance(event, StreamCreated):
             self.created(event.message_stream_id)
         else:

@@ -7,6 +7,7 @@ replication) or go to (protocols).  Called by everything in ``net`` that has to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,12 +18,29 @@ from relay.limits import Limits
 from relay.log.log import StreamLog
 from relay.names import StreamName
 from relay.net.flushing import FlushQueue
-from relay.net.viewer import Viewer
-from relay.net.wakeup import Wakeup
+from relay.net.wakeup import Follower, Wakeup
 
 
 class StreamNotFound(RelayError):
     """The stream did not come within the time that a reader waits."""
+
+
+class Reader(Follower, Protocol):
+    """What reads a stream: a viewer, a neighbour's copy, a forward."""
+
+    @property
+    def is_copy(self) -> bool:
+        """Is it not somebody who watches?"""
+
+    @property
+    def sent_bytes(self) -> int:
+        """So far."""
+
+    def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
+        """Once a second: is it too slow?"""
+
+    def dismiss(self) -> None:
+        """The stream is forgotten here."""
 
 
 class LiveStream:
@@ -39,7 +57,7 @@ class LiveStream:
         self._flushes = flushes
         self.log = log
         self.wakeup = Wakeup(clock, merge_seconds)
-        self.viewers: dict[Viewer, None] = {}
+        self.viewers: dict[Reader, None] = {}
         self.is_live = False
         self.source = ""  # who feeds it, in words, for people
         self.idle_since = clock.seconds()  # when it was last live, or came to be here
@@ -68,12 +86,12 @@ class LiveStream:
         """Is there somewhere to start?  A broadcast that is over is as good as none: its last picture and its end."""
         return not self.log.is_finished and self.log.newest_join_point() is not None
 
-    def add_viewer(self, viewer: Viewer) -> None:
+    def add_viewer(self, viewer: Reader) -> None:
         """Wake ``viewer`` from now on; adding it again is harmless."""
         self.viewers[viewer] = None
         self.wakeup.add(viewer)
 
-    def remove_viewer(self, viewer: Viewer) -> None:
+    def remove_viewer(self, viewer: Reader) -> None:
         """Wake it no more."""
         self.viewers.pop(viewer, None)
         self.wakeup.remove(viewer)

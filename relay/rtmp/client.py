@@ -150,6 +150,12 @@ class ClientSession(Session):
         if self._streams.pop(message_stream_id, None) is not None:
             self.send_command("deleteStream", 0, message_stream_id)
 
+    def unpublish(self, message_stream_id: int, stream_key: str) -> None:
+        """Stop publishing in order, as encoders do: FCUnpublish, then :meth:`close_stream`."""
+        if message_stream_id in self._streams:
+            self.send_command("FCUnpublish", self._next_transaction_id(_Call.COURTESY), stream_key)
+            self.close_stream(message_stream_id)
+
     def _next_transaction_id(self, call: _Call | None = None) -> int:
         self._last_transaction_id += 1
         if call is not None:

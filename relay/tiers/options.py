@@ -37,6 +37,7 @@ from relay.net.sniffing import LOOPBACK, Network, parse_networks
 from relay.net.storing import StoreSettings
 from relay.tiers.access import PlayAccessOptions
 from relay.tiers.coercion import keep_options, not_negative, positive
+from relay.tiers.forwarding import ForwardOptions
 from relay.tiers.jsonlogs import FLAG as JSON_FLAG
 from relay.tiers.jsonlogs import log_as_json
 from relay.tiers.memory import settle_memory
@@ -213,7 +214,7 @@ class MediaOptions(NodeOptions, PlayAccessOptions):
         )
 
 
-class StoreOptions(MediaOptions):
+class StoreOptions(MediaOptions, ForwardOptions):
     """What tiers that store take besides."""
 
     optParameters = [
@@ -223,6 +224,9 @@ class StoreOptions(MediaOptions):
         ["keep-idle-hours", None, 24.0,
          "Hours that a stream stays stored which nobody publishes.", positive("--keep-idle-hours")],
     ]  # fmt: skip
+
+    def settings(self) -> NodeSettings:
+        return attrs.evolve(super().settings(), forwards=self.forward_rules())
 
     def store_settings(self) -> StoreSettings:
         """Where bytes are kept, and how long."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from relay.admin.views import DrainView, Health, LinkView, Metric, StreamView
+from relay.admin.views import DrainView, ForwardView, Health, LinkView, Metric, StreamView
 from relay.net.backends import Backend, BackendState
 from relay.net.balancing import BalancerFactory
 from relay.net.causes import CAUSES
@@ -22,6 +22,7 @@ from relay.net.neighbours import Neighbourhood
 from relay.net.node import Node
 from relay.net.replication import Counts
 from relay.tiers.connections import BalancerConnections, MediaConnections
+from relay.tiers.families import discovery_metrics, forward_metrics, gauge, peer_metrics, upstream_metrics
 
 OUTCOMES = "Connections that ended, by how."
 
@@ -113,6 +114,22 @@ class MediaNodeView:
             for stream in self._node.hub
         ]
 
+    def forwards(self) -> Sequence[ForwardView]:
+        return [
+            ForwardView(
+                stream=str(forward.stream.name),
+                target=forward.target,
+                state="sending" if forward.is_sending else "connecting",
+                seconds=round(forward.seconds, 1),
+                lag_ms=forward.lag_ms,
+                sent_bytes=forward.sent_bytes,
+                reconnects=forward.reconnects,
+                skips=forward.skips,
+                why=forward.problem,
+            )
+            for forward in self._node.forwarder
+        ]
+
     def links(self) -> Sequence[LinkView]:
         return [_upstream_view(gatherer, link) for gatherer in self._gatherers for link in gatherer.links]
 
@@ -135,18 +152,18 @@ class MediaNodeView:
                 values=access.back_end.outcomes,
                 label="outcome",
             )
-        yield _gauge(
+        yield gauge(
             "viewers_waiting",
             "Viewers that wait for a stream which is not there yet.",
             {"": self._node.hub.waiting},
         )
         remaining = self._node.drain.remaining()
-        yield _gauge(
+        yield gauge(
             "draining",
             "1 while the node drains: its readers are asked to go elsewhere.",
             {"": float(bool(self._node.drain.why))},
         )
-        yield _gauge(
+        yield gauge(
             "readers",
             "Connections by what becomes of them when the node drains: sessions and copies move, others stay.",
             {"session": remaining.sessions, "copy": remaining.copies, "other": remaining.others},
@@ -181,6 +198,7 @@ class MediaNodeView:
                 values={cause: failovers[cause] for cause in (*CAUSES, "wrong")},
                 label="cause",
             )
+        yield from forward_metrics(self.forwards())
         if self._gatherers:
             yield from upstream_metrics(self._gatherers)
         yield from discovery_metrics(self._watchers)
@@ -199,49 +217,6 @@ def _upstream_view(gatherer: Gatherer, link: ControlLink) -> LinkView:
         streams=streams,
         behind_ms=gatherer.lead_ms(link)[1] if is_there else 0,
     )
-
-
-def upstream_metrics(gatherers: Sequence[Gatherer]) -> list[Metric]:
-    """Of a node that copies: who is read, and who is how far."""
-    links = [(gatherer, link) for gatherer in gatherers for link in gatherer.links]
-    leads = {link.shown: gatherer.lead_ms(link) for gatherer, link in links if link.state == "up"}
-    return [
-        _gauge(
-            "upstream_streams",
-            "Streams that are read from each upstream now.",
-            {link.shown: gatherer.reads_from(link) for gatherer, link in links},
-            label="upstream",
-        ),
-        _gauge(
-            "upstream_ahead_seconds",
-            "Media time that an upstream has and this node has not yet, of all streams the most.",
-            {name: ahead / 1000 for name, (ahead, _) in leads.items()},
-            label="upstream",
-        ),
-        _gauge(
-            "upstream_behind_seconds",
-            "Media time that this node has and an upstream has not yet (standby lag), of all streams the most.",
-            {name: behind / 1000 for name, (_, behind) in leads.items()},
-            label="upstream",
-        ),
-    ]
-
-
-def discovery_metrics(watchers: Sequence[ServiceWatcher]) -> Iterator[Metric]:
-    """Of services whose members are found by DNS."""
-    if watchers:
-        yield _gauge(
-            "service_members",
-            "Members of a service that the name server has told of.",
-            {watcher.service: len(watcher.members) for watcher in watchers},
-            label="service",
-        )
-        yield Metric(
-            name="service_lookup_failures",
-            help="Answers of name servers that did not count: errors, timeouts, empty ones.",
-            values={watcher.service: watcher.failures for watcher in watchers},
-            label="service",
-        )
 
 
 class BalancerView:
@@ -279,6 +254,10 @@ class BalancerView:
     @property
     def connections(self) -> BalancerConnections:
         return BalancerConnections(self._factory)
+
+    def forwards(self) -> Sequence[ForwardView]:
+        """It has no stream."""
+        return []
 
     def streams(self) -> Sequence[StreamView]:
         """It reads no stream."""
@@ -330,7 +309,7 @@ class BalancerView:
                 help="Sessions that were lost with their aggregator, because where to go on was not known exactly.",
                 values={"": self._factory.sessions_cut},
             ),
-            _gauge(
+            gauge(
                 "aggregator_viewers",
                 "Viewers spliced to each aggregator.",
                 {backend.name: backend.viewers for backend in backends},
@@ -341,51 +320,12 @@ class BalancerView:
         ]
 
 
-def peer_metrics(neighbourhood: Neighbourhood) -> list[Metric]:
-    """Of a balancer that shares a virtual IP."""
-    links = neighbourhood.links
-    return [
-        _gauge(
-            "peer_up",
-            "1 while the other balancer of the virtual IP answers.",
-            {link.name: link.state == "up" for link in links},
-            label="peer",
-        ),
-        _gauge(
-            "peer_viewers",
-            "Viewers that the other balancer has told of; kept when it is lost.",
-            {link.name: len(link.viewers) for link in links},
-            label="peer",
-        ),
-        _gauge(
-            "gives_way",
-            "1 while this balancer can serve nobody and another may: keepalived's check then lets the address go.",
-            {"": neighbourhood.gives_way},
-        ),
-        Metric(
-            name="viewers_reset",
-            help="Viewers of a lost balancer that were made to connect anew.",
-            values={"": neighbourhood.tickler.told},
-        ),
-        Metric(
-            name="viewers_not_reset",
-            help="Viewers of a lost balancer that could not be told, for want of CAP_NET_RAW or of a way to them.",
-            values={"": neighbourhood.tickler.failed},
-        ),
-    ]
-
-
 def balancer_health(factory: BalancerFactory) -> Health:
     """Normal when every aggregator is, degraded while one is usable, down when none is."""
     why = [_why(backend) for backend in factory.pool.backends.values() if backend.state is not BackendState.UP]
     if not factory.pool.has_usable(factory.options.pin):
         return _health("down", why)
     return _health("degraded" if why else "normal", why)
-
-
-def _gauge(name: str, words: str, values: Mapping[str, float], label: str | None = None) -> Metric:
-    """A number that goes up and down."""
-    return Metric(name=name, help=words, values=values, label=label, is_counter=False)
 
 
 def _why(backend: Backend[Any]) -> str:

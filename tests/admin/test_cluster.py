@@ -85,6 +85,7 @@ class ClusterSiteTests(SynchronousTestCase):
                 "viewers": 2,
                 "streams": [{"name": "live/demo"}],
                 "links": [{"name": "o1"}],
+                "forwards": [],
                 "restarts": 2,
             },
             content["nodes"][0],

@@ -13,7 +13,17 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
-from relay.admin.views import DrainView, Health, LinkView, Metric, PublisherView, SessionView, StreamView, ViewerView
+from relay.admin.views import (
+    DrainView,
+    ForwardView,
+    Health,
+    LinkView,
+    Metric,
+    PublisherView,
+    SessionView,
+    StreamView,
+    ViewerView,
+)
 
 DEMO = StreamView(
     name="live/demo",
@@ -60,6 +70,17 @@ VIEWER = ViewerView(
     at="lb1",
 )
 SESSION = SessionView(id="ab01", viewer="7", state="moving", at="agg1")
+FORWARD = ForwardView(
+    stream="live/demo",
+    target="rtmp://platform.example:1935",
+    state="sending",
+    seconds=3.0,
+    lag_ms=40,
+    sent_bytes=1000,
+    reconnects=1,
+    skips=0,
+    why="",
+)
 PUBLISHER = PublisherView(name="live/demo", source="rtmp://127.0.0.1:5000")
 
 
@@ -114,6 +135,9 @@ class FixedView:
 
     def links(self) -> Sequence[LinkView]:
         return self.all_links
+
+    def forwards(self) -> Sequence[ForwardView]:
+        return [FORWARD]
 
     def metrics(self) -> Sequence[Metric]:
         return self.all_metrics

@@ -34,12 +34,31 @@ rtmp {{
 """
 
 
+async def start_nginx(case: ClusterTestCase, port: int = 0) -> tuple[int, Program]:
+    """nginx-rtmp with an application ``live``; ended with the test."""
+    nginx = require_program("nginx")
+    if not NGINX_MODULE.exists():
+        if is_ci():
+            raise AssertionError(f"{NGINX_MODULE} is missing, and in CI it must be there")
+        raise SkipTest("libnginx-mod-rtmp is not installed")
+    port = port or free_port()
+    configuration, pid_file = case.directory / "nginx.conf", case.directory / "nginx.pid"
+    pid_file.unlink(missing_ok=True)
+    configuration.write_text(
+        NGINX_CONFIGURATION.format(module=NGINX_MODULE, directory=case.directory, host=HOST, port=port)
+    )
+    server = case.run_program(nginx, "-p", case.directory, "-e", "stderr", "-c", configuration)
+    await until(lambda: server.status is not None or pid_file.exists(), "nginx runs")
+    case.assertIsNone(server.status, server.text)
+    return port, server
+
+
 class PullTests(ClusterTestCase):
     """Our nodes as viewers of others."""
 
     async def test_origin_and_distributor_take_a_stream_from_nginx(self) -> None:
         """An origin with ``--pull``, and a distributor whose upstream it is, have what was published there."""
-        port = await self._start_nginx()
+        port, _ = await start_nginx(self)
         origin = self.start_origin("--pull", f"live/pulled=rtmp://{HOST}:{port}/live/foreign")
         distributor = self.start_distributor("a1", f"tcp:{HOST}:{port}", "--streams", "live/foreign")
         aggregator = self.start_aggregator("agg1", [distributor])
@@ -66,23 +85,6 @@ class PullTests(ClusterTestCase):
         await watcher.has_frames(WANTED)
         self._check_packets(watcher, before)
         self.assertEqual(epoch, (await origin.stream("live/pulled"))["epoch"])
-
-    async def _start_nginx(self) -> int:
-        nginx = require_program("nginx")
-        if not NGINX_MODULE.exists():
-            if is_ci():
-                raise AssertionError(f"{NGINX_MODULE} is missing, and in CI it must be there")
-            raise SkipTest("libnginx-mod-rtmp is not installed")
-        port = free_port()
-        configuration = self.directory / "nginx.conf"
-        configuration.write_text(
-            NGINX_CONFIGURATION.format(module=NGINX_MODULE, directory=self.directory, host=HOST, port=port)
-        )
-        server = self.run_program(nginx, "-p", self.directory, "-e", "stderr", "-c", configuration)
-        pid_file = self.directory / "nginx.pid"
-        await until(lambda: server.status is not None or pid_file.exists(), "nginx runs")
-        self.assertIsNone(server.status, server.text)
-        return port
 
     def _listen(self, port: int) -> Program:
         return self.run_program(*ffmpeg_publish(CLIP, f"rtmp://{HOST}:{port}/live/x", options=["-listen", "1"]))

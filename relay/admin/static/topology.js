@@ -83,6 +83,14 @@ function nodeRate(node) {
   return node.streams.reduce((sum, stream) => sum + (stream.is_live ? stream.bitrate_bps : 0), 0);
 }
 
+// A stream that is pushed to another server, as a row among the neighbours.
+function asLink(forward) {
+  const isSending = forward.state === "sending";
+  const lag = forward.lag_ms > LATE_MS ? `, ${(forward.lag_ms / 1000).toFixed(1)} s behind` : "";
+  return { name: `→ ${forward.target.replace(/^rtmps?:\/\//, "")}`, endpoint: forward.stream, why: forward.why,
+    state: isSending ? "up" : "down", role: isSending ? "active" : "", words: `${forward.state}${lag}` };
+}
+
 function makeCard(node) {
   const title = element(node.admin ? "a" : "span", "", node.name);
   return element("article", "",
@@ -100,6 +108,7 @@ function facts(node) {
 }
 
 function reading(link, isBalancer) {
+  if (link.words) return link.words;
   if (link.state === "down" || link.state === "waiting") return link.state;
   if (isBalancer) return count(link.viewers || 0, "viewer");
   if (link.role === "active") return `reads ${count(link.streams, "stream")}`;
@@ -119,7 +128,8 @@ function updateCard(card, node) {
   say(line, facts(node));
   card.title = [node.listen, node.version && `version ${node.version}`].filter(Boolean).join(", ");
   drawSparkline(spark, remember(`node ${node.name}`, node.tier === "balancer" ? node.viewers : nodeRate(node)));
-  align(table.firstElementChild, node.links.map((each) => [each.endpoint || each.name, each]),
+  const forwards = (node.forwards || []).map((each) => [`to ${each.stream} ${each.target}`, asLink(each)]);
+  align(table.firstElementChild, [...node.links.map((each) => [each.endpoint || each.name, each]), ...forwards],
     () => element("tr", "", element("td"), element("td", "number")),
     (row, each) => {
       row.className = each.state === "down" ? "lost" : each.role || "";
