@@ -228,7 +228,7 @@ class Access:
         self.back_end = back_end
         self._rules = rules
         self._now = now
-        self._node = node
+        self.node = node
         self._last_client = 0
         self.is_open = rules.are_none and not any(
             back_end.wants(f"on_{action}{done}") for action in (PUBLISH, PLAY) for done in ("", "_done")
@@ -272,12 +272,12 @@ class Access:
         """Something has: a failover is told to the back-end (an observer of :class:`relay.admin.events.EventLog`)."""
         if event.kind in ("failover", "upstream_lost") and self.back_end.wants("on_failover"):
             app, _, stream = event.stream.partition("/")
-            where = {"server_id": self._node, "app": app, "stream": stream}
+            where = {"server_id": self.node, "app": app, "stream": stream}
             self.back_end.tell("on_failover", {**where, "kind": event.kind, "text": event.text})
 
     def _next_client(self) -> str:
         self._last_client += 1
-        return f"{self._node}-{self._last_client}"
+        return f"{self.node}-{self._last_client}"
 
 
 @attrs.define(eq=False)
@@ -293,7 +293,7 @@ class Visit:
         request = self.request
         query = urlencode(request.query)
         return {
-            "server_id": self.access._node,
+            "server_id": self.access.node,
             "client_id": self.client_id,
             "ip": request.host,
             "vhost": "__defaultVhost__",

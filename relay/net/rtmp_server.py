@@ -214,13 +214,9 @@ class RtmpServerProtocol(TwistedProtocol):
 
     def _publish(self, request: events.PublishRequested) -> None:
         try:
-            if self._is_playing:
-                raise PublishRefused("NetStream.Publish.Denied", "this connection plays")
             key, query = split_query(request.stream_key)
             name = StreamName(application(self.app), key)
             asked = self._access_request(PUBLISH, name, query)
-        except PublishRefused as refusal:
-            self._refuse_publish(request, refusal.code, str(refusal))
         except NameRefused as refusal:
             self._refuse_publish(request, "NetStream.Publish.BadName", str(refusal))
         else:
@@ -241,6 +237,8 @@ class RtmpServerProtocol(TwistedProtocol):
 
     def _publish_admitted(self, request: events.PublishRequested, name: StreamName) -> None:
         try:
+            if self._is_playing:
+                raise PublishRefused("NetStream.Publish.Denied", "this connection plays")
             publication = self.node.publish(name, self)
         except PublishRefused as refusal:
             self._refuse_publish(request, refusal.code, str(refusal))
@@ -300,6 +298,9 @@ class RtmpServerProtocol(TwistedProtocol):
         return self.viewer is not None or self._waiting is not None
 
     def _play_admitted(self, request: events.PlayRequested, name: StreamName) -> None:
+        if self._publications:
+            self._refuse_play(request, "NetStream.Play.Failed", "this connection publishes")
+            return
         self._set_timer(None)
         self._waiting = joinable = self.node.hub.when_joinable(name)
         joinable.addCallbacks(self._joinable, self._absent, callbackArgs=(request,), errbackArgs=(request,))
