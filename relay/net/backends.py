@@ -96,15 +96,16 @@ class BackendPool(Generic[EndpointT]):
         self._now = now
         self.rule = rule
         self.falls_back = falls_back
-        self._standings = {backend.name: Standing(rule, backend.state, now()) for backend in backends}
+        self._began = now()
+        self._standings = {backend.name: Standing(rule, backend.state, self._began) for backend in backends}
         self._observers: list[Callable[[], None]] = []
 
     def add(self, backend: Backend[EndpointT]) -> None:
-        """One more; it comes *back*, for all we know: it is given its share slowly."""
+        """One more; for all we know it comes *back*, so it is given its share slowly, unless the pool is as young."""
         if backend.name in self.backends:
             raise ConfigError(f"two aggregators are called {backend.name}")
         self.backends[backend.name] = backend
-        self._standings[backend.name] = Standing(self.rule, backend.state, self._now())
+        self._standings[backend.name] = Standing(self.rule, backend.state, self._began)
 
     def remove(self, name: str) -> None:
         """One less; nobody is there any more."""

@@ -247,6 +247,42 @@ class ReturnTests(SynchronousTestCase):
         self.assertTrue(sizes[0] < 150 and 430 < sizes[-1] < 570, sizes)
 
 
+class MemberTests(SynchronousTestCase):
+    """Backends that come and go."""
+
+    def setUp(self):
+        self.clock = Clock()
+        rule = ReturnRule(rise_seconds=1.0, slow_start_seconds=10.0)
+        self.pool = BackendPool([Backend("one", None)], self.clock.seconds, rule=rule)
+
+    def add(self):
+        self.pool.add(Backend("two", None, DOWN))
+        self.pool.set_state("two", UP)
+
+    def test_one_that_is_added_gets_its_share_slowly(self):
+        """A crowd must not meet it in its first second."""
+        self.clock.advance(60)
+        self.add()
+        self.assertEqual({"one": 12}, picks(self.pool))
+        self.clock.advance(2)
+        self.assertIn(picks(self.pool, 100)["two"], range(1, 30))
+        self.clock.advance(10)
+        self.assertEqual(50, picks(self.pool, 100)["two"])
+
+    def test_one_that_is_added_at_the_beginning_is_like_the_others(self):
+        """The name server's first answer."""
+        self.add()
+        self.assertEqual({"one": 6, "two": 6}, picks(self.pool))
+
+    def test_one_that_is_removed_gets_nobody(self):
+        self.add()
+        self.pool.remove("two")
+        self.assertEqual({"one": 12}, picks(self.pool))
+
+    def test_names_differ(self):
+        self.assertRaises(ConfigError, self.pool.add, Backend("one", None))
+
+
 class PinTests(SynchronousTestCase):
     def setUp(self):
         backends = [Backend(name, None) for name in ("one", "two")]
