@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import signal
-import sys
 from typing import Any
 
 from twisted.logger import Logger, LogPublisher
@@ -13,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.tiers.jsonlogs import FAILURE_CHARACTERS, MESSAGE_CHARACTERS, JsonObserver, is_json_line
-from tests.cluster import ENVIRONMENT, ClusterTestCase, Program, free_port
+from tests.cluster import ClusterTestCase
 
 
 class ObserverTests(SynchronousTestCase):
@@ -65,12 +64,8 @@ class TwistdTests(ClusterTestCase):
 
     async def test_every_line_of_a_node_is_an_object(self) -> None:
         """From the first to the last, those of ``twistd`` itself included."""
-        words = f"relay-origin --name o1 --listen tcp:{free_port()}:interface=127.0.0.1 --json-logs"
-        start = "from twisted.scripts.twistd import run; run()"
-        node = Program([sys.executable, "-c", start, "-n", "--pidfile=", *words.split()], ENVIRONMENT)
-        node.start()
-        self.addCleanup(node.kill)
-        await node.said("PortFactory starting")
+        node = self.start_origin("--json-logs")
+        await node.is_listening()
         node.signal(signal.SIGTERM)
         self.assertEqual(0, await node.ended())
         lines = [json.loads(line) for line in node.text.splitlines()]
