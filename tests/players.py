@@ -73,12 +73,13 @@ def ffmpeg_play(url: str, wanted: int) -> list[str]:
 
 
 def ffmpeg_publish(
-    clip: str, url: str, *, offset_s: float = 0, loop: bool = True, options: Iterable[str] = ()
+    clip: str, url: str, *, offset_s: float = 0, loop: bool = True, is_live: bool = True, options: Iterable[str] = ()
 ) -> list[str]:
-    """ffmpeg's own RTMP code publishes a clip, in its rhythm."""
+    """ffmpeg's own RTMP code publishes a clip, in its rhythm (``is_live``) or at once."""
+    rhythm = ["-re"] if is_live else []
     turns = ["-stream_loop", "-1"] if loop else []
     return [
-        get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-re", *turns, "-i", str(CLIPS / clip),
+        get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", *rhythm, *turns, "-i", str(CLIPS / clip),
         "-map", "0", "-c", "copy", "-output_ts_offset", str(offset_s), "-flvflags", "no_sequence_end", *options,
         "-f", "flv", url,
     ]  # fmt: skip
