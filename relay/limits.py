@@ -55,7 +55,9 @@ class Limits:
     handshaking_connections: int = _bound(4_096, "connections", "that have not asked for anything yet")
     admin_connections: int = _bound(128, "connections", "of browsers (6 each), checks and scrapers at the admin site")
     forwards: int = _bound(64, "connections", "to servers that streams are forwarded to; each encodes its stream anew")
-    hook_calls: int = _bound(64, "calls", "of HTTP callbacks at once")
+    hook_calls: int = _bound(
+        64, "calls", "of HTTP callbacks that ask, at once; a quarter as many besides that only tell"
+    )
     hook_queue: int = _bound(10_000, "calls", "that wait; one more question is a failure, news are dropped")
     streams: int = _bound(1_000, "streams", "live at once on one node")
     tracks: int = _bound(32, "tracks", "sequence headers kept for one stream")

@@ -19,7 +19,6 @@ nobody else can have made up:
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import ipaddress
 import re
@@ -82,7 +81,7 @@ def _said_token(authorization: str) -> bytes:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
-        except binascii.Error:
+        except ValueError:
             return b""
     return b""
 

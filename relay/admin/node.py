@@ -23,6 +23,7 @@ from relay.admin.site import (
     json_answer,
     json_route,
     make_routed_site,
+    number,
     page_route,
     static_routes,
     text_answer,
@@ -133,14 +134,12 @@ def argument(request: Any, name: str) -> str:
 
 def limit_of(request: IRequest) -> int:
     """``limit`` of the query."""
-    text = argument(request, "limit")
-    return min(int(text), MAX_LISTED) if text.isdecimal() else DEFAULT_LISTED
+    return min(number(argument(request, "limit"), DEFAULT_LISTED), MAX_LISTED)
 
 
 def describe_events(events: EventLog, request: IRequest) -> dict[str, Any]:
     """``/api/v1/events?after=ID``: the oldest first."""
-    after = argument(request, "after")
-    return {"events": events.after(int(after) if after.isdecimal() else 0)}
+    return {"events": events.after(number(argument(request, "after"), 0))}
 
 
 def describe_forwards(view: NodeView) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from io import BytesIO
-from typing import Any
+from typing import Any, AnyStr
 from urllib.parse import unquote
 
 import attrs
@@ -32,6 +32,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relay.admin.guard import CHALLENGES, Guard
 
+MOST_DIGITS = 18  # of a number that somebody says
 IDLE_SECONDS = 60
 """A kept-alive connection with no request; one that is told without asking has one all the time."""
 
@@ -214,11 +215,23 @@ class _Nowhere(BytesIO):
         return len(data)
 
 
+def number(text: str, otherwise: int) -> int:
+    """Of somebody's digits; so many that Python won't read them are a large number."""
+    return int(text[:MOST_DIGITS]) if text.isdecimal() else otherwise
+
+
 class AdminRequest(Request):
     """Nothing here wants a request's body; twisted.web would keep one of any length in a temporary file."""
 
     def gotLength(self, length: int | None) -> None:
         self.content = _Nowhere()
+
+    def getHeader(self, key: AnyStr) -> AnyStr | None:
+        """As text whatever it has: twisted.web raises if it is not UTF-8."""
+        if isinstance(key, bytes):
+            return super().getHeader(key)
+        value = super().getHeader(key.encode())
+        return None if value is None else value.decode("utf-8", "replace")
 
 
 class AdminSite(Site):

@@ -23,6 +23,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from relay.admin.events import Event, EventLog
+from relay.admin.site import number
 
 LOOK_SECONDS = 1.0
 QUIET_SECONDS = 15  # then a comment is sent, so that whatever is in between does not take the connection for dead
@@ -70,7 +71,7 @@ class Watch:
             self._loop.start(LOOK_SECONDS).addErrback(self._failed)
         else:
             watcher.show(self._state)
-        for event in self._events.after(int(seen) if seen.isdecimal() else 0):
+        for event in self._events.after(number(seen, 0)):
             watcher.tell(message("event", event, event["id"]))
         return int(NOT_DONE_YET)
 

@@ -320,7 +320,7 @@ class Visits:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._asking: dict[int, Deferred[None]] = {}
+        self._asking: dict[int, Deferred[Any]] = {}
         self._admitted: dict[int, Visit] = {}
 
     @property
@@ -358,11 +358,8 @@ class Visits:
                 self.log.failure("asking who may", failure)
                 failed()
 
-        answer = self._access.admit(request)
-        if answer.called:
-            answer.addCallbacks(answered, not_admitted)
-        else:
-            self._asking[key] = answer.addCallbacks(answered, not_admitted)
+        self._asking[key] = answer = self._access.admit(request)  # one that has fired may wait for another
+        answer.addCallbacks(answered, not_admitted)
 
     def leave(self, key: int) -> None:
         """One is over, or not wanted any more."""

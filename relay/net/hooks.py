@@ -7,8 +7,9 @@ actions, so that a back-end made for it works: ``on_publish``, ``on_unpublish``,
 ``on_failover`` is ours.  Yes is status 200 with ``0`` or ``{"code": 0}``; anything else is no.
 
 Bounds: so many calls at once, so many that wait; beyond that a question is answered as a failure is, and what is only
-told is dropped and counted.  A body of any length is read as far as an answer can be, redirects are not followed, and
-neither URLs nor queries, which hold secrets, are logged.
+told is dropped and counted.  Questions don't wait for what is only told: a crowd that leaves must not keep the next one
+out.  A body of any length is read as far as an answer can be, redirects are not followed, and neither URLs nor queries,
+which hold secrets, are logged.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore, fail
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import PotentialDataLoss
 
 from relay.errors import ConfigError, LimitExceeded
 from relay.limits import Limits
@@ -84,24 +87,25 @@ class Hooks(BackEnd):
         self._pool = HTTPConnectionPool(reactor)
         self._pool.retryAutomatically = False
         self._client = HTTPClient(Agent(reactor, connectTimeout=settings.seconds, pool=self._pool))
-        self._slots = DeferredSemaphore(limits.hook_calls)
+        self._asking = DeferredSemaphore(limits.hook_calls)
+        self._telling = DeferredSemaphore(max(1, limits.hook_calls // 4))
         self._calls: set[Deferred[None]] = set()
 
     def wants(self, action: str) -> bool:
         return action in self._settings.urls
 
     def ask(self, action: str, fields: Mapping[str, Any]) -> Deferred[None]:
-        if len(self._slots.waiting) >= self._limits.hook_queue:
+        if len(self._asking.waiting) >= self._limits.hook_queue:
             asking: Deferred[bytes] = fail(LimitExceeded("hook_queue", self._limits.hook_queue))
             return asking.addErrback(self._answer)
-        asking = self._slots.run(self._start, action, fields)
+        asking = self._asking.run(self._start, action, fields)
         return asking.addTimeout(self._settings.seconds, self._reactor).addCallbacks(self._said, self._answer)
 
     def tell(self, action: str, fields: Mapping[str, Any]) -> None:
-        if len(self._slots.waiting) >= self._limits.hook_queue:
+        if len(self._telling.waiting) >= self._limits.hook_queue:
             self.outcomes["dropped"] += 1
             return
-        telling = self._slots.run(self._tell, action, fields)
+        telling = self._telling.run(self._tell, action, fields)
         self._calls.add(telling)
         telling.addBoth(lambda _: self._calls.discard(telling))
 
@@ -126,16 +130,12 @@ class Hooks(BackEnd):
     async def _call(self, action: str, fields: Mapping[str, Any]) -> bytes:
         """The body of an answer with status 200; empty with any other."""
         content = {"action": SRS_WORDS.get(action, action), **fields}
-        response = await self._client.post(self._settings.urls[action], json=content, allow_redirects=False)
-        body = bytearray()
-
-        def collect(data: bytes) -> None:
-            body.extend(data)
-            if len(body) > ANSWER_BYTES:
-                raise LimitExceeded("answer bytes", ANSWER_BYTES)
-
-        await response.collect(collect)
-        return bytes(body) if response.code == 200 else b""
+        url = self._settings.urls[action]
+        response = await self._client.post(url, json=content, allow_redirects=False, unbuffered=True)
+        answer = _Answer()
+        response.deliverBody(answer)
+        body = await answer.whole
+        return body if response.code == 200 else b""
 
     def _said(self, body: bytes) -> None:
         if not is_yes(body):
@@ -167,6 +167,34 @@ class Hooks(BackEnd):
         self.outcomes[outcome] += 1
         if outcome != "failed":
             self._has_worked = True
+
+
+class _Answer(Protocol):
+    """An answer's body.  ``whole`` fires with it; cancelled, it closes the connection, which nobody else would."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._body = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > ANSWER_BYTES and not self.whole.called:
+            self._abort()
+            self.whole.errback(LimitExceeded("answer bytes", ANSWER_BYTES))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        from twisted.web.client import ResponseDone  # noqa: PLC0415  (as above)
+
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(self._body)
+        else:
+            self.whole.errback(reason)
+
+    def _abort(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()  # a response has no abortConnection; there is nothing left to be written
 
 
 def is_yes(body: bytes) -> bool:

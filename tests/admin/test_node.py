@@ -370,6 +370,22 @@ class HttpTests(SiteTestCase):
         transport = send(self.site, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 100_000)
         self.assertEqual((b"", True), (transport.value(), transport.disconnecting))
 
+    def test_headers_and_numbers_may_be_anything(self) -> None:
+        """What is not UTF-8, and a number of more digits than Python reads: an answer, and no fault of ours."""
+        strange = b"Host: \xff\r\nAccept: \xff\r\nAuthorization: Basic \xff\r\nConnection: close\r\n\r\n"
+        self.site = make_site(self.view, clock(), Guard.make(token=b"0123456789abcdef"))
+        for request, status in (
+            (b"GET /metrics HTTP/1.1\r\n", 200),
+            (b"DELETE /api/v1/viewers/7 HTTP/1.1\r\n", 403),
+            (b"DELETE /api/v1/viewers/7 HTTP/1.1\r\nHost: localhost\r\n", 401),
+        ):
+            head = request + (strange.partition(b"\r\n")[2] if b"Host" in request else strange)
+            reply = parse(send(self.site, head).value(), request.split()[0].decode())
+            self.assertEqual(status, reply.status, request)
+        self.assertEqual(200, self.get(f"/api/v1/viewers?limit={'9' * 5_000}").status)
+        self.assertEqual([], self.get(f"/api/v1/events?after={'9' * 5_000}").json["events"])
+        self.assertEqual([], self.view.connections.kicked)
+
     def test_body_of_a_request_is_kept_nowhere(self) -> None:
         """twisted.web would put it into a temporary file, however long it is."""
         body = b"x" * 200_000

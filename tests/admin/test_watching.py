@@ -69,6 +69,12 @@ class WatchTests(SynchronousTestCase):
         second = self.watch(f"Last-Event-ID: {told[0]['id']}")
         self.assertEqual(["two"], [content["text"] for kind, content in messages(second) if kind == "event"])
 
+    def test_last_event_may_be_anything(self) -> None:
+        self.happen("one")
+        for last in (b"\xff", b"9" * 5_000):
+            browser = send(self.site, REQUEST + b"Last-Event-ID: " + last + b"\r\n\r\n")
+            self.assertIn(b"text/event-stream", browser.value(), last)
+
     def test_quiet_connection_is_kept_alive(self) -> None:
         browser = self.watch()
         messages(browser)

@@ -111,7 +111,7 @@ class RuleTests(SynchronousTestCase):
 class FixedBackEnd(BackEnd):
     """Answers what a test says; ``asked`` and ``told`` are what it heard."""
 
-    answer: Deferred[None] = attrs.field(factory=lambda: succeed(None))
+    answer: Deferred[Any] = attrs.field(factory=lambda: succeed(None))
     asked: list[tuple[str, Mapping[str, Any]]] = attrs.field(factory=list)
     told: list[tuple[str, Mapping[str, Any]]] = attrs.field(factory=list)
 
@@ -120,7 +120,7 @@ class FixedBackEnd(BackEnd):
 
     def ask(self, action: str, fields: Mapping[str, Any]) -> Deferred[None]:
         self.asked.append((action, fields))
-        return self.answer
+        return succeed(None).addCallback(lambda _: self.answer)  # has fired, and waits for another: as Hooks' do
 
     def tell(self, action: str, fields: Mapping[str, Any]) -> None:
         self.told.append((action, fields))

@@ -9,21 +9,33 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, serverFromString
+from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS, Limits
+from relay.log.options import LogOptions
+from relay.names import StreamName
 from relay.net.access import AccessRefused
 from relay.net.hooks import ANSWER_BYTES, Hooks, HookSettings, check_hook_url, is_yes
+from relay.net.identity import NodeIdentity
+from relay.net.node import NodeSettings
+from relay.net.storing import IngestSettings, StoreSettings
+from relay.rtmp.events import PublishStarted
+from tests.net.driving import Player, PublishingNode
 from tests.net.peers import eventually
 
 FIELDS = {"stream": "show", "param": "?key=secret"}
 
 
 class BackEndResource(Resource):
-    """Answers what a test says; ``None`` is never.  ``heard`` is what it was asked."""
+    """Answers what a test says; ``None`` is never, but for what it has ``begun`` with.
+
+    ``heard`` is what it was asked.
+    """
 
     isLeaf = True
 
@@ -31,6 +43,7 @@ class BackEndResource(Resource):
         super().__init__()
         self.status = 200
         self.answer: bytes | None = b"0"
+        self.begun = b""
         self.heard: list[dict[str, Any]] = []
         self.open = 0
         self.most = 0
@@ -44,6 +57,8 @@ class BackEndResource(Resource):
         self.open += 1
         self.most = max(self.most, self.open)
         request.notifyFinish().addErrback(lambda _: setattr(self, "open", self.open - 1))
+        if self.begun:
+            request.write(self.begun)
         return NOT_DONE_YET
 
 
@@ -122,6 +137,29 @@ class AskTests(HooksTestCase):
         await eventually(lambda: not self.back_end.open)
         asking.addErrback(lambda _: None)
 
+    async def test_back_end_that_does_not_come_to_an_end_is_left(self) -> None:
+        """Its connection is closed with the time that a call may take, or when the peer goes."""
+        self.back_end.begun = b"0"
+        self.back_end.answer = None
+        hooks = self.hooks(seconds=0.1)
+        self.assertEqual("back_end_failed", await self.refused(hooks))
+        await eventually(lambda: not self.back_end.open)
+        asking = self.hooks().ask("on_play", FIELDS)
+        await eventually(lambda: self.back_end.open)
+        asking.addErrback(lambda _: None).cancel()
+        await eventually(lambda: not self.back_end.open)
+
+    async def test_question_does_not_wait_for_news(self) -> None:
+        """However many there are: a crowd that leaves must not keep the next viewer out."""
+        self.back_end.answer = None
+        hooks = self.hooks(attrs.evolve(DEFAULT_LIMITS, hook_calls=4))
+        for _ in range(100):
+            hooks.tell("on_play_done", FIELDS)
+        await eventually(lambda: self.back_end.heard)
+        self.back_end.answer = b"0"
+        await hooks.ask("on_play", FIELDS)
+        self.assertEqual({"allowed": 1}, dict(hooks.outcomes))
+
     async def test_hook_calls(self) -> None:
         """So many at once; the others wait their turn."""
         self.back_end.answer = None
@@ -136,7 +174,8 @@ class AskTests(HooksTestCase):
         hooks = self.hooks(attrs.evolve(DEFAULT_LIMITS, hook_calls=1, hook_queue=1), seconds=0.3)
         waiting = [hooks.ask("on_play", FIELDS).addErrback(lambda _: None) for _ in range(2)]
         self.assertEqual("back_end_failed", await self.refused(hooks))
-        hooks.tell("on_play_done", FIELDS)
+        for _ in range(3):
+            hooks.tell("on_play_done", FIELDS)
         self.assertEqual(1, hooks.outcomes["dropped"])
         for each in waiting:
             await each
@@ -158,6 +197,36 @@ class TellTests(HooksTestCase):
             hooks.tell("on_play_done", FIELDS)
         await hooks.close()
         self.assertEqual((20, 20), (len(self.back_end.heard), hooks.outcomes["told"]))
+
+
+class NodeTests(HooksTestCase):
+    """A whole node that asks."""
+
+    async def test_publisher_that_leaves_while_the_back_end_thinks_publishes_nothing(self) -> None:
+        """The call is given up, and the next encoder finds the name free."""
+        urls = dict.fromkeys(("on_publish", "on_publish_done"), self.url)
+        identity = NodeIdentity(name="o1", tier="origin", secret=None)
+        settings = NodeSettings(identity=identity, hooks=HookSettings(urls=urls, seconds=60.0))
+        store = StoreSettings(directory=None, keep=LogOptions(keep_ms=3_600_000))
+        node = PublishingNode(settings, reactor, store, IngestSettings())
+        node.listen(serverFromString(reactor, "tcp:0:interface=127.0.0.1"))
+        node.startService()
+        self.addCleanup(node.stopService)
+        at = TCP4ClientEndpoint(reactor, "127.0.0.1", (await node.when_listening()).getHost().port)
+        self.back_end.answer = None
+        first = Player(publish="show")
+        await at.connect(Factory.forProtocol(lambda: first))
+        await eventually(lambda: self.back_end.open)
+        first.transport.abortConnection()
+        await eventually(lambda: not self.back_end.open)
+        self.assertIsNone(node.ingest(StreamName("live", "show")).publisher)
+        self.back_end.answer = b"0"
+        second = Player(publish="show")
+        await at.connect(Factory.forProtocol(lambda: second))
+        await eventually(lambda: second.has(PublishStarted))
+        second.transport.abortConnection()
+        await eventually(lambda: len(self.back_end.heard) == 3)
+        self.assertEqual(["on_publish", "on_publish", "on_unpublish"], [each["action"] for each in self.back_end.heard])
 
 
 class FormTests(SynchronousTestCase):
