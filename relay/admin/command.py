@@ -33,6 +33,7 @@ from relay.errors import ConfigError, RelayError
 DONE, NOT_SO, BAD_COMMAND, NO_ANSWER = range(4)
 INTERRUPTED = 130  # as shells say it of a command that Ctrl-C has ended
 
+NO_PAGE = "There is no such page here."  # as relay.admin.site
 ANSWER_SECONDS = 5.0  # a node answers in milliseconds; one that hangs doesn't
 LOOK_SECONDS = 0.2  # between two looks at a node that drains
 ANSWER_BYTES = 4 << 20  # as relay.admin.fetch
@@ -81,8 +82,11 @@ class Remote:
             raise NoAnswer(f"no answer from {self.url.netloc}: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()
+        words = body.decode("utf-8", "backslashreplace").strip()
+        if answer.status == 404 and words == NO_PAGE:
+            raise NoAnswer(f"{self.url.netloc} is not the admin site of a node (a cluster's page is not, either)")
         if answer.status in (401, 403, 409) or (answer.status == 404 and method == "DELETE"):
-            raise Refused(body.decode("utf-8", "backslashreplace").strip())
+            raise Refused(words)
         try:
             content = json.loads(body)
         except ValueError:

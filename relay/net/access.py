@@ -158,6 +158,8 @@ class AccessRules:
         if request.action in self.signed:
             self._check_signature(request, now, has_keys=keys is not None)
         elif keys is not None:
+            if "key" in request.query:
+                raise AccessRefused("key", f"this is not a key for {request.name}")
             raise AccessRefused("key", f"a key for {request.name} is wanted: NAME?key=KEY")
 
     def _check_address(self, request: AccessRequest) -> None:

@@ -16,8 +16,13 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.errors import LogError
@@ -54,8 +59,21 @@ class ForwardOwner:
     def refused(self, why: str) -> None:
         """The target says no."""
 
-    def ended(self, outcome: str) -> None:
-        """The connection is gone."""
+    def ended(self, outcome: str, why: str) -> None:
+        """The connection is gone; ``why`` is for people."""
+
+
+def words_for(reason: Failure) -> str:
+    """Why a connection was lost."""
+    error = reason.value
+    if reason.check(ConnectionDone):
+        return "closed by the target"
+    if isinstance(error, VerificationError):
+        return "the target's certificate is not for its name"
+    if isinstance(error, SSL.Error):
+        said = [str(each[-1]) for each in error.args[0]] if error.args and isinstance(error.args[0], list) else []
+        return f"TLS: {', '.join(said) or 'failed'}"
+    return reason.getErrorMessage()
 
 
 @implementer(IPushProducer)
@@ -85,6 +103,7 @@ class ForwardConnection(RtmpClientProtocol):
         self._clock = TargetClock(0)
         self._is_paused = False
         self._progressed_at = 0.0
+        self._lost_by = ""  # what the connection failed by, if it was not by our decision
         self._force: IDelayedCall | None = None
 
     # the conversation
@@ -105,11 +124,16 @@ class ForwardConnection(RtmpClientProtocol):
             self._owner.refused(f"{event.code}: {event.description[:200]}" if event.description else event.code)
             self.give_up(event.code)
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self._outcome:
+            self._lost_by = words_for(reason)
+        super().connectionLost(reason)
+
     def over(self, outcome: str) -> None:
         self._stop_reading()
         if self._force is not None and self._force.active():
             self._force.cancel()
-        self._owner.ended(outcome)
+        self._owner.ended(outcome, self._lost_by or outcome.replace("_", " "))
 
     def finish(self) -> None:
         """The broadcast is over: say so, and close when it is said."""

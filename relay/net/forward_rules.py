@@ -47,9 +47,11 @@ def parse_rule(text: str) -> ForwardRule:
     Raises:
         ConfigError: it is none; the text names the pattern alone.
     """
-    pattern, equals, url = text.partition("=")
+    pattern, equals, url = (part.strip() for part in text.partition("="))
     if not equals or not pattern or "://" in pattern:
         raise ConfigError(f"a rule is {FORM}")
+    if re.search(r"\s", pattern):
+        raise ConfigError(f"{pattern}=…: there is no white space in a stream's name")
     try:
         parsed = parse_rtmp_url(url)
     except ConfigError:

@@ -51,6 +51,7 @@ class Forward(ForwardOwner):
         self._url = url
         self._settings = settings
         self._is_sending = False
+        self._is_refused = False  # by the present connection
         self._began_at = 0.0
         self._since = settings.clock.seconds()
         self._sent_before = 0
@@ -118,11 +119,10 @@ class Forward(ForwardOwner):
         self._say("forwarded to {target}")
 
     def refused(self, why: str) -> None:
-        if why != self.why:
-            self._say("{target} refuses it: {why}", is_bad=True, why=why)
-        self.why = why
+        self._is_refused = True
+        self._complain("{target} refuses it: {why}", why)
 
-    def ended(self, outcome: str) -> None:
+    def ended(self, outcome: str, why: str) -> None:
         if self.connection is not None:
             self._sent_before += self.connection.sent_bytes
             self._skips_before += self.connection.skips
@@ -133,10 +133,19 @@ class Forward(ForwardOwner):
             if outcome == ENDED:
                 self._say("no longer forwarded to {target}: the broadcast is over")
             else:
-                self.why = outcome.replace("_", " ")
+                self.why = why
                 self.reconnects += 1
                 self._say("the connection to {target} is lost ({why}); it is tried again", is_bad=True, why=self.why)
+        elif outcome != ENDED and not self._is_refused:
+            self._complain("{target} does not take it: {why}", why)
+        self._is_refused = False
         self.factory.lost(outcome)
+
+    def _complain(self, words: str, why: str) -> None:
+        """Once for as long as it goes on."""
+        if why != self.why:
+            self._say(words, is_bad=True, why=why)
+        self.why = why
 
     def _build(self, _: Upstream) -> ForwardConnection:
         self.connection = ForwardConnection(self._settings, self.stream, self._url, self)

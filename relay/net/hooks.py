@@ -54,13 +54,17 @@ class HookSettings:
 
 def check_hook_url(option: str, url: str) -> str:
     """Raises :class:`ConfigError` if it is none."""
+    has_user = False
     try:
         parts = urlsplit(url)
+        has_user = "@" in parts.netloc
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_good = False
     if not is_good:
         raise ConfigError(f"{option}: must be http://HOST/PATH or https://HOST/PATH")
+    if has_user:
+        raise ConfigError(f"{option}: USER:PASSWORD@ is not supported; a secret may be in the path or the query")
     return url
 
 
@@ -86,6 +90,7 @@ class Hooks(BackEnd):
         self._reactor = reactor
         self._pool = HTTPConnectionPool(reactor)
         self._pool.retryAutomatically = False
+        self._pool._factory = _quiet(self._pool._factory)
         self._client = HTTPClient(Agent(reactor, connectTimeout=settings.seconds, pool=self._pool))
         self._asking = DeferredSemaphore(limits.hook_calls)
         self._telling = DeferredSemaphore(max(1, limits.hook_calls // 4))
@@ -167,6 +172,11 @@ class Hooks(BackEnd):
         self.outcomes[outcome] += 1
         if outcome != "failed":
             self._has_worked = True
+
+
+def _quiet(factory: type[Any]) -> type[Any]:
+    """twisted.web would log two lines for each connection, of which viewers decide how many there are."""
+    return type(factory.__name__, (factory,), {"noisy": False})
 
 
 class _Answer(Protocol):

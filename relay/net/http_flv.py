@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from relay.errors import NameRefused
 from relay.limits import Limits
 from relay.names import StreamName, split_query
-from relay.net.access import PLAY, Access, AccessRefused, AccessRequest, Visits
+from relay.net.access import MAX_PAGE_URL, PLAY, Access, AccessRefused, AccessRequest, Visits
 from relay.net.complaints import Complaints
 from relay.net.sessions import SessionFeed, leave
 from relay.net.sockets import NOTSENT_LOWAT, tune, viewer_timeout_ms
@@ -122,7 +122,15 @@ class HttpFlvProtocol(TwistedProtocol):
         except NameRefused as refusal:
             self._answer(HTTPStatus.NOT_FOUND, str(refusal))
             return
-        asked = AccessRequest(action=PLAY, name=name, peer=self.peer, query=query)
+        said = {key: value.decode("ascii", "replace")[:MAX_PAGE_URL] for key, value in request.headers}
+        asked = AccessRequest(
+            action=PLAY,
+            name=name,
+            peer=self.peer,
+            query=query,
+            tc_url=f"http://{said.get(b'host', '')}/{name.app}",
+            page_url=said.get(b"referer", ""),
+        )
         if method == "HEAD":
             self._respond_to_head(asked)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from relay.admin.site import number
 from relay.admin.views import PublisherView, SessionView, ViewerView
 from relay.errors import NameRefused
 from relay.names import StreamName
@@ -27,14 +28,14 @@ class MediaConnections:
 
     def _viewers(self) -> Iterator[ViewerView]:
         now = self._node.clock.seconds()
-        for number, connection in self._node.ports.connections.items():
+        for each, connection in self._node.ports.connections.items():
             speaker: Any = connection.speaker
             viewer = getattr(speaker, "viewer", None)
             if viewer is None:
                 continue
             feed = speaker.feed
             yield ViewerView(
-                id=str(number),
+                id=str(each),
                 address=speaker.peer,
                 kind="copy" if viewer.is_copy else viewer.form_name,
                 stream=str(viewer.stream.name),
@@ -59,7 +60,7 @@ class MediaConnections:
         ]
 
     def kick(self, viewer: str) -> bool:
-        connection = self._node.ports.connections.get(int(viewer)) if viewer.isdecimal() else None
+        connection = self._node.ports.connections.get(number(viewer, -1))
         speaker: Any = None if connection is None else connection.speaker
         if getattr(speaker, "viewer", None) is None:
             return False

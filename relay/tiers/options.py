@@ -173,7 +173,7 @@ class NodeOptions(usage.Options):
             ConfigError: it can't be used.
         """
         path = self["admin-token-file"]
-        return read_secret_file(path).key if path else None
+        return read_secret_file(path, "--admin-token-file").key if path else None
 
     @property
     def limits(self) -> Limits:

@@ -23,6 +23,7 @@ from relay.errors import ConfigError
 from relay.net.access import PLAY, PUBLISH
 from relay.net.signing import Grant, read_signing_keys, stream_of_url
 
+LATEST = 10**12 - 1  # seconds since 1970: what nodes read has 12 digits
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str] | None = None, now: Callable[[], float] = time
         except ValueError as error:
             raise ConfigError(f"--address {error}") from None
         expires = moment_of(options.until) if options.until else int(now()) + seconds_of(options.seconds)
+        if expires > LATEST:
+            raise ConfigError(f"--for {options.seconds}: that is longer than {LATEST} seconds since 1970")
         action = PUBLISH if options.publish else PLAY
         name = stream_of_url(options.url)
         print(keys.mint(options.url, Grant(action=action, name=name, expires=expires, network=network)))

@@ -168,6 +168,9 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual((NOT_SO, "", "relay-admin: lb1 is a balancer: no.\n"), run("drain", self.site.url))
 
     def test_what_is_no_node_is_no_answer(self) -> None:
+        self.site.say("There is no such page here.\n", status=404)
+        _, _, err = run("kick", self.site.url, "7")
+        self.assertIn("is not the admin site of a node (a cluster's page", err)
         for content, status in (("<html>", 200), ({"hello": 1}, 200), ("gone", 404), ([1], 200)):
             self.site.answers.clear()
             self.site.say(content, status=status)

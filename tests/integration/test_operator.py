@@ -60,6 +60,7 @@ class OperatorTests(AudienceTestCase):
         await self._check(rest)
         self.assertEqual(0, await self.balancer.metric("relay_sessions_cut_total"))
         self.assertEqual(404, await self.balancer.ask("DELETE", f"/api/v1/viewers/{first['id']}"))
+        self.assertEqual(404, await self.agg1.ask("DELETE", f"/api/v1/viewers/{'9' * 5_000}"))
 
     async def test_publisher_is_sent_away_and_its_viewers_stay(self) -> None:
         """Until another one publishes; what was done stands in the list of events."""

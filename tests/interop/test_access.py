@@ -54,10 +54,13 @@ class PublishTests(ClusterTestCase):
     async def test_ffmpeg_stops_and_says_why(self) -> None:
         """Without a key, and with another one; with the right one it publishes.  No log has a key."""
         await self.set_up_origin()
-        for query in ("", "?key=another-key"):
+        for query, why in (
+            ("", "a key for live/show is wanted"),
+            ("?key=another-key", "this is not a key for live/show"),
+        ):
             encoder = self.run_program(*ffmpeg_publish(CLIP, self.origin.rtmp(f"live/show{query}")))
             self.assertNotEqual(0, await encoder.ended())
-            self.assertIn("a key for live/show is wanted", encoder.text)
+            self.assertIn(why, encoder.text)
         viewer = await watch(self, self.origin, "live/show")
         encoder = self.run_program(*ffmpeg_publish(CLIP, self.origin.rtmp(f"live/show?key={KEY}")))
         await viewer.has_frames(10)
@@ -144,4 +147,11 @@ class PlayTests(ClusterTestCase):
         self.assertEqual(["on_play", "on_play", "on_stop"], [each["action"] for each in back_end.heard])
         self.assertEqual({"show"}, {each["stream"] for each in back_end.heard})
         self.assertEqual(back_end.heard[1]["client_id"], back_end.heard[2]["client_id"])
+        self.assertEqual("rtmp://127.0.0.1", back_end.heard[1]["tcUrl"].rpartition(":")[0])
         self.assertNotIn("token", self.agg1.text)
+        url = self.balancer.flv("live/show") + "?token=good"
+        words = ["-s", "-m", "1", "-o", "/dev/null", "-e", "http://site.example/p", url]
+        await self.run_program(require_program("curl"), *words).ended()
+        asked = back_end.heard[3]
+        place = f"http://127.0.0.1:{self.balancer.port}/live"
+        self.assertEqual((place, "http://site.example/p"), (asked["tcUrl"], asked["pageUrl"]))

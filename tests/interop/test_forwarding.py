@@ -6,11 +6,14 @@ import socket
 from typing import Any
 
 import pytest
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 
 from relay.rtmp.messages import MessageType
 from tests.clients import Watcher, looped, publish, read_clip, watch
 from tests.cluster import HOST, ClusterTestCase, Node, free_port, until
 from tests.interop.test_foreign_servers import start_nginx
+from tests.net.test_listening import make_certificate
 from tests.players import check_run, packets_of, read_framecrc
 from tests.programs import require_program
 
@@ -20,6 +23,14 @@ CLIP = "h264_aac.flv"
 KEY = "s3cret-key"
 WANTED = 100  # packets
 TURNS = 2_000  # messages of the looped clip: more than any test sees
+
+
+class Rude(Protocol):
+    """Hangs up."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
 
 
 class ForwardTests(ClusterTestCase):
@@ -109,6 +120,29 @@ class ForwardTests(ClusterTestCase):
         told = await self.origin.when(lambda told: any("Denied" in each["why"] for each in told["forwards"]))
         self.assertEqual({"sending", "connecting"}, {each["state"] for each in told["forwards"]})
         self.assertEqual(1, self.origin.text.count("refuses it: NetStream.Publish.Denied"))
+
+    async def test_target_that_can_t_be_talked_to_is_said_why(self) -> None:
+        """Once: one whose certificate nobody knows, and one that hangs up."""
+        certificate = self.directory / "certificate"
+        make_certificate(certificate)
+        listen = f"ssl:{{port}}:interface={HOST}:privateKey={certificate}:certKey={certificate}"
+        target = self.start_origin(name="o2", listen=listen)
+        await target.is_listening()
+        rude = Factory.forProtocol(Rude)
+        rude.noisy = False
+        port = reactor.listenTCP(0, rude, interface=HOST)
+        self.addCleanup(port.stopListening)
+        urls = (f"rtmps://localhost:{target.port}", f"rtmp://{HOST}:{port.getHost().port}")
+        await self.start_forwarding(*(f"live/*={url}/live/{KEY}" for url in urls))
+        told = await self.origin.when(lambda told: len([each for each in told["forwards"] if each["why"]]) == 2)
+        why = {each["target"]: each["why"] for each in told["forwards"]}
+        self.assertEqual("closed by the target", why[urls[1]])
+        self.assertIn("certificate", why[urls[0]])
+        await self.origin.stream("live/show")
+        for url in urls:
+            self.assertEqual(1, self.origin.text.count(f"{url} does not take it: "), self.origin.text)
+        self.assertNotIn("Traceback", self.origin.text)
+        self.assertNotIn(KEY, self.origin.text)
 
     async def test_target_that_never_reads_costs_nobody_anything(self) -> None:
         """It holds one piece of the log; viewers go on."""

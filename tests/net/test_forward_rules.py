@@ -35,6 +35,7 @@ class RuleTests(SynchronousTestCase):
             "live/*=rtmp://host/live/{key}s3cret",
             "live/*=rtmp://user:s3cret@host/live/x",
             "live/*=",
+            "live/a b=rtmp://host/live/s3cret",
         ):
             error = self.assertRaises(ConfigError, parse_rule, text)
             self.assertNotIn("s3cret", str(error))
@@ -45,8 +46,10 @@ class RuleTests(SynchronousTestCase):
     def test_file(self) -> None:
         path = Path(self.mktemp())
         path.touch(0o600)
-        path.write_text("# where to\n\nlive/*=rtmp://host/live/{name}\nnews/*=rtmp://other/live/x\n")
-        self.assertEqual(["live/*", "news/*"], [rule.pattern for rule in read_rules_file("--forward-file", str(path))])
+        path.write_text("# where to\n\nlive/*   = rtmp://host/live/{name}\nnews/*=rtmp://other/live/x\n")
+        rules = read_rules_file("--forward-file", str(path))
+        self.assertEqual(["live/*", "news/*"], [rule.pattern for rule in rules])
+        self.assertEqual("rtmp://host:1935", rules[0].url_of(SHOW).server)
         path.write_text("live/*=nonsense s3cret\n")
         error = self.assertRaises(ConfigError, read_rules_file, "--forward-file", str(path))
         self.assertIn("line 1", str(error))

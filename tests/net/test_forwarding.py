@@ -89,7 +89,7 @@ class Target(ForwardOwner):
     def refused(self, why: str) -> None:
         self.said.append(why)
 
-    def ended(self, outcome: str) -> None:
+    def ended(self, outcome: str, why: str) -> None:
         self.said.append(outcome)
 
 

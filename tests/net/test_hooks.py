@@ -235,7 +235,16 @@ class FormTests(SynchronousTestCase):
     def test_only_http_urls_are_taken(self) -> None:
         for good in ("http://127.0.0.1:8085/api/v1/streams", "https://auth.example/hook?token=t"):
             self.assertEqual(good, check_hook_url("--on-play", good))
-        for bad in ("", "ftp://host/", "http://", "host/path", "http://host:0/", "http://host:99999999/", "http://[/"):
+        for bad in (
+            "",
+            "ftp://host/",
+            "http://",
+            "host/path",
+            "http://host:0/",
+            "http://host:99999999/",
+            "http://[/",
+            "http://a:b@c/",
+        ):
             error = self.assertRaises(ConfigError, check_hook_url, "--on-play", bad)
             self.assertTrue(str(error).startswith("--on-play"))
 

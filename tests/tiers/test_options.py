@@ -85,7 +85,9 @@ class RefusalTests(TierTestCase):
             for endpoint in ("", "tcp", "tcp:port", "carrier-pigeon:1", "ssl:1:privateKey=/nonexistent", "1935:x=y"):
                 self.assert_refused(tier, ["--listen", endpoint], "--listen", "is no endpoint", is_built=True)
             self.assert_refused(tier, ["--admin", "tcp:x"], "--admin", "is no endpoint", is_built=True)
-            self.assert_refused(tier, ["--secret-file", "/nonexistent"], "/nonexistent", is_built=True)
+            self.assert_refused(tier, ["--secret-file", "/nonexistent"], "--secret-file /nonexistent", is_built=True)
+            token = ["--admin", "tcp:0:interface=127.0.0.1", "--admin-token-file", "/nonexistent"]
+            self.assert_refused(tier, token, "--admin-token-file /nonexistent", is_built=True)
 
     def test_port_in_use_is_one_line(self) -> None:
         """With the address, so that the operator knows which of two it is."""

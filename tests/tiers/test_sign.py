@@ -60,6 +60,7 @@ class SignTests(SignTestCase):
         for words, said in (
             (("--for", "2 weeks", good), "--for '2 weeks' is no time"),
             (("--for", "0", good), "--for '0' is no time"),
+            (("--for", "99999999d", good), "--for 99999999d: "),
             (("--until", "tomorrow", good), "--until 'tomorrow' is no date"),
             (("--for", "1h", "--address", "host", good), "--address 'host'"),
             (("--for", "1h", "http://host/live/show"), "does not end with .flv"),
