@@ -7,11 +7,12 @@ from collections.abc import Callable
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, TimeoutError, fail
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
@@ -19,6 +20,7 @@ from relay.admin.events import Event, EventLog
 from relay.admin.fetch import fetch
 from relay.admin.node import make_site
 from relay.admin.polling import (
+    ANSWER_SECONDS,
     NO_PAGE,
     NOT_ASKED,
     POLL_SECONDS,
@@ -225,6 +227,22 @@ class FailedQuestionTests(SynchronousTestCase):
         answer = self.fail_with(DNSLookupError("no results"))
         self.assertEqual("down", answer.state)
         self.assertIn("its admin endpoint can't be reached: DNS lookup failed: no results", answer.why[0])
+
+    def test_address_that_drops_everything_is_a_failure(self) -> None:
+        """A machine that is off answers no connect, and refuses none."""
+        self.ask(HostnameEndpoint(MemoryReactorClock(), "192.0.2.1", 8081))
+        self.poller.forget("a1")  # the question to the other endpoint
+        self.poller.answers["a1"] = Answer(state="normal")
+        self.clock.pump([POLL_SECONDS, ANSWER_SECONDS])
+        self.assertEqual(Answer(state="down", why=("no answer for 1 s",)), self.poller.answers["a1"])
+
+    def test_question_that_is_given_up_while_it_connects_is_no_failure(self) -> None:
+        """As at each stop."""
+        self.ask(HostnameEndpoint(MemoryReactorClock(), "192.0.2.1", 8081))
+        self.poller.forget("a1")
+        self.clock.advance(POLL_SECONDS)
+        self.poller.forget("a1")
+        self.assertIs(NOT_ASKED, self.poller.answers["a1"])
 
     def test_unforeseen_error_is_a_failure_and_is_logged_once(self) -> None:
         """And once more when it is another one, or was over for a while."""
