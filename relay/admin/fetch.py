@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import h11
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -35,6 +36,8 @@ def fetch(
         try:
             await endpoint.connect(factory)
             return await protocol.body
+        except ConnectingCancelledError as error:  # endpoints have a word of their own, which addTimeout doesn't know
+            raise CancelledError from error
         finally:
             protocol.abort()
 

@@ -27,7 +27,7 @@ from twisted.python.reflect import namedAny
 from relay import __version__
 from relay.admin.cluster import PasteLine, Place, Report, make_cluster_site
 from relay.admin.events import EventLog
-from relay.admin.polling import Answer, Member, NodePoller
+from relay.admin.polling import NO_PAGE, Answer, Member, NodePoller
 from relay.admin.site import BoundedFactory
 from relay.demo import read_clip
 from relay.errors import ConfigError
@@ -47,6 +47,9 @@ from relay.tiers.reloading import Changes, Reloader, compare
 from relay.tiers.supervise import Supervisor
 
 COMMAND = "relay"
+
+BLIND_SECONDS = 10.0
+"""A node that can't be asked is believed when its process has run so long: one that can't start has ended by then."""
 
 
 class Options(usage.Options):
@@ -154,9 +157,10 @@ class Cluster(MultiService):
         self._reactor = reactor
         self._scratch: Path | None = None
         self._arguments: dict[str, list[str]] = {}
-        self._reloading: Deferred[None] | None = None
+        self._runs_as: dict[str, NodeSpec] = {}  # of each that was started; the file may say something else by now
+        self._first: set[str] = set()  # nodes that the cluster began with, and no reload has restarted
+        self._is_reloading = False
         self._publisher: PublisherService | None = None
-        self._show(spec)
         self.supervisor: Supervisor | None = None
         if not is_page_only:
             self.supervisor = Supervisor(reactor, self._refused)
@@ -164,8 +168,8 @@ class Cluster(MultiService):
         self.events = EventLog()
         self.events.setServiceParent(self)
         self.poller = NodePoller(reactor, self.events)
-        self.poller.ask_these(self._members)
         self.poller.setServiceParent(self)
+        self._show(spec)
         site = BoundedFactory(make_cluster_site(self, reactor, self.events), DEFAULT_LIMITS.admin_connections)
         self.listener = ListeningService(server_endpoint(reactor, "--admin", admin), site)
         self.listener.setServiceParent(self)
@@ -175,6 +179,7 @@ class Cluster(MultiService):
     def startService(self) -> None:
         if self.supervisor is not None:
             spec = self._stored(self._spec)
+            self._first = {node.name for node in spec}
             for node in spec:
                 self.add_node(node.name, spec.arguments(node))
         super().startService()
@@ -183,7 +188,12 @@ class Cluster(MultiService):
         """What the page shows."""
         self._spec = spec
         self._names = {node.connect: node.name for node in spec}
-        self._members = [make_member(node, self._reactor) for node in spec]
+        self._look()
+
+    def _look(self) -> None:
+        """Ask each node where it runs now: one that the file has moved is where it was until it is restarted."""
+        self._members = [make_member(self._runs_as.get(node.name, node), self._reactor) for node in self._spec]
+        self.poller.ask_these(self._members)
 
     def _stored(self, spec: ClusterSpec) -> ClusterSpec:
         """With somewhere to store streams."""
@@ -203,18 +213,21 @@ class Cluster(MultiService):
         """Run a node."""
         assert self.supervisor is not None
         self._arguments[name] = list(arguments)
+        self._runs_as[name] = self._spec.node(name)
+        self._look()
         self.poller.forget(name)
         self.supervisor.add_node(name, [*arguments, *self._more])
 
     def end_node(self, name: str) -> Deferred[None]:
         """Stop one."""
         assert self.supervisor is not None
-        del self._arguments[name]
+        del self._arguments[name], self._runs_as[name]
+        self._first.discard(name)
         return self.supervisor.end_node(name)
 
     def reload(self, read: Callable[[], ClusterSpec]) -> None:
         """Follow the file as it is now (:mod:`relay.tiers.reloading`).  If it is wrong, nothing changes."""
-        if self._reloading is not None:
+        if self._is_reloading:
             self.log.warn("the last reload goes on; say it again when it is done", event="reload")
             return
         try:
@@ -226,36 +239,35 @@ class Cluster(MultiService):
             return
         changes = compare(self._arguments, spec)
         self.log.info("the cluster file is read again: {changes}", event="reload", changes=changes.describe())
-        self._reloading = Deferred.fromCoroutine(self._follow(spec, changes))
-        self._reloading.addErrback(lambda failure: self.log.failure("following the cluster file", failure))
+        self._is_reloading = True
+        following = Deferred.fromCoroutine(self._follow(spec, changes))
+        following.addErrback(lambda failure: self.log.failure("following the cluster file", failure))
 
     async def _follow(self, spec: ClusterSpec, changes: Changes) -> None:
-        former = self._spec
-        self._show(spec)
-        self.poller.ask_these(self._members)
         try:
+            former = self._spec
+            self._show(spec)
             if await Reloader(self, spec, self._is_well, self._reactor).follow(changes):
                 self.log.info("the cluster is as the file says", event="reload")
+            where = [(each.demo, [origin.connect for origin in each.origins]) for each in (former, spec)]
+            if where[0] != where[1]:
+                if self._publisher is not None:
+                    await maybeDeferred(self._publisher.disownServiceParent)
+                    self._publisher = None
+                self._publish()
         finally:
-            self._reloading = None
-        where = [(each.demo, [origin.connect for origin in each.origins]) for each in (former, spec)]
-        if where[0] != where[1]:
-            if self._publisher is not None:
-                await maybeDeferred(self._publisher.disownServiceParent)
-                self._publisher = None
-            self._publish()
+            self._is_reloading = False
 
     def _is_well(self, node: NodeSpec) -> bool:
-        """Does it serve, and do balancers send it viewers, if it is an aggregator?"""
-        answers = self.poller.answers
-        if answers[node.name].state not in ("normal", "degraded", "unknown"):
+        """Does it serve, and do balancers send it viewers, if it is an aggregator?  Each must have said so."""
+        assert self.supervisor is not None
+        balancers = [self._answer(each.name) for each in self._spec.balancers if node.tier == "aggregator"]
+        asked = [self._answer(node.name), *balancers]
+        if any(answer.state not in ("normal", "degraded", NO_PAGE.state) for answer in asked):
             return False
-        links = [
-            link
-            for balancer in self._spec.balancers
-            for link in answers[balancer.name].links
-            if link.get("endpoint") == node.connect
-        ]
+        if NO_PAGE in asked and self.supervisor.seconds_running(node.name) < BLIND_SECONDS:
+            return False
+        links = [link for answer in balancers for link in answer.links if link.get("endpoint") == node.connect]
         return all(link.get("state") == "up" and not link.get("why") for link in links)
 
     def stopService(self) -> Deferred[None]:
@@ -280,19 +292,32 @@ class Cluster(MultiService):
 
     def _report(self, member: Member) -> Report:
         """A node knows its neighbours by their endpoints; here their names are known too."""
-        answer, restarts = self.poller.answers[member.name], 0
-        if self.supervisor is not None:
-            restarts = self.supervisor.restarts(member.name)
-            if member.name not in self.supervisor.protocols:
-                answer = Answer(state="down", why=("its process has ended",))
+        answer = self._answer(member.name)
+        restarts = 0 if self.supervisor is None else self.supervisor.restarts(member.name)
         links = [{**link, "name": self._names.get(link.get("endpoint"), link.get("name"))} for link in answer.links]
         answer = attrs.evolve(answer, links=links)
         return Report(member=member, answer=answer, restarts=restarts)
 
+    def _answer(self, name: str) -> Answer:
+        """What a node last said; nothing that its process has said counts when it has ended."""
+        if self.supervisor is not None and name not in self.supervisor.protocols:
+            return Answer(state="down", why=("its process has ended",))
+        return self.poller.answers[name]
+
     def _refused(self, name: str, why: str) -> None:
-        """A node can't start, so the cluster doesn't either, unless it has long been running."""
-        if self._reloading is not None:
-            self.log.error("{name} can't start: {why}", event="reload", name=name, why=why)
+        """A node ended its first start: it can't start as the file describes it.
+
+        If it is one of those that the cluster began with, the cluster doesn't start either.  If a reload added or
+        changed it, the others serve viewers and go on; it is started again like any other that ends.
+        """
+        if name not in self._first:
+            self.log.critical(
+                "{name} can't start: {why}. It is tried again and again; the others go on. Correct it in the cluster "
+                "file and send SIGHUP, or take away what is in its way",
+                event="reload",
+                name=name,
+                why=why,
+            )
             return
         self.log.critical("{name} can't start: {why}", name=name, why=why)
         end_with(EXIT_CONFIG, f"{COMMAND}: {name} can't start: {why}")

@@ -68,7 +68,8 @@ class Supervisor(ProcessMonitor):
 
     Args:
         reactor: spawns and keeps time.
-        on_refused: told (node, last line of its standard error) when a node can't start at all.
+        on_refused: told (node, last line of its standard error) when a node can't start at all.  Unless the service
+            is stopped then, the node is started again like any other.
         restart_seconds: until a node that died is started again, at the least.
     """
 
@@ -80,6 +81,7 @@ class Supervisor(ProcessMonitor):
     ) -> None:
         super().__init__(_ChildReactor(reactor, self._spawned, self._ended, restart_seconds))
         self.starts: dict[str, int] = {}
+        self._time: IReactorTime = reactor
         self._on_refused = on_refused
         self._alive = 0
         self._when_ended: dict[str, Deferred[None]] = {}  # of those that are to end
@@ -106,6 +108,10 @@ class Supervisor(ProcessMonitor):
     def restarts(self, name: str) -> int:
         """How often a node was started again."""
         return max(0, self.starts.get(name, 0) - 1)
+
+    def seconds_running(self, name: str) -> float:
+        """Since its process was started; 0 if it has none."""
+        return self._time.seconds() - self.timeStarted[name] if name in self.protocols else 0.0
 
     def startProcess(self, name: str) -> None:
         if name not in self.protocols:

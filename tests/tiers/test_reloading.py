@@ -9,10 +9,16 @@ from pathlib import Path
 import attrs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.admin.polling import Answer
+from relay.tiers.cluster import BLIND_SECONDS, Cluster
 from relay.tiers.clusterfile import ClusterSpec, load
+from relay.tiers.options import EXIT_CONFIG
 from relay.tiers.reloading import LOOK_SECONDS, WELL_SECONDS, Changes, Reloader, compare
+from tests.tiers.test_supervise import FakeProcess, FakeReactor
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.toml"
 NEW_PAIR = """
@@ -25,6 +31,14 @@ listen = "tcp:1971:interface=127.0.0.1"
 name = "c2"
 listen = "tcp:1972:interface=127.0.0.1"
 """
+THIRD_AGGREGATOR = """
+[[aggregator]]
+name = "agg3"
+listen = "tcp:1963:interface=127.0.0.1"
+"""
+MERGED = [
+    (f'tcp:{port}:interface=127.0.0.1"', f'tcp:{port}:interface=127.0.0.1"\nread = "merge"') for port in (8086, 8087)
+]
 
 
 def names(nodes: Sequence[object]) -> list[str]:
@@ -147,3 +161,145 @@ class FollowTests(SpecTestCase):
         self.clock.pump([LOOK_SECONDS] * (round(WELL_SECONDS / LOOK_SECONDS) + 2))
         self.assertFalse(self.successResultOf(done))
         self.assertNotIn("stop agg2", self.processes.done)
+
+
+class WholeReactor(FakeReactor, MemoryReactorClock):
+    """Fake processes, a clock, and a network on which nobody answers."""
+
+
+class ClusterTests(SpecTestCase):
+    """A whole cluster at SIGHUP, whose processes run, end and answer when a test says so."""
+
+    def setUp(self) -> None:
+        self.reactor = WholeReactor()
+        self.lines: list[tuple[LogLevel, str]] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+
+    def observe(self, event: LogEvent) -> None:
+        self.lines.append((event["log_level"], formatEvent(event)))
+
+    def run_cluster(self, spec: ClusterSpec) -> None:
+        """Start it; all are normal."""
+        spec = attrs.evolve(spec, demo=None)
+        self.cluster = Cluster(spec, "tcp:8080", self.reactor)
+        self.cluster.poller.disownServiceParent()  # the test says what it knows
+        self.cluster.startService()
+        self.addCleanup(self.end)
+        self.answer(*names(list(spec)))
+
+    def end(self) -> None:
+        stopping = self.cluster.stopService()
+        for name in list(self.cluster.supervisor.protocols):
+            self.process(name).end()
+        self.successResultOf(stopping)
+
+    def reload(self, spec: ClusterSpec) -> None:
+        self.cluster.reload(lambda: attrs.evolve(spec, demo=None))
+
+    def process(self, name: str) -> FakeProcess:
+        """The newest of this node."""
+        return next(each for each in reversed(self.reactor.processes) if each.protocol._inner.name == name)
+
+    def runs(self, name: str) -> bool:
+        return name in self.cluster.supervisor.protocols
+
+    def answer(self, *nodes: str, state: str = "normal", **more: object) -> None:
+        for name in nodes:
+            self.cluster.poller.answers[name] = Answer(state=state, **more)
+
+    def pass_time(self, seconds: float = 2 * LOOK_SECONDS) -> None:
+        self.reactor.pump([LOOK_SECONDS] * round(seconds / LOOK_SECONDS))
+
+    def said(self, words: str) -> list[str]:
+        """At which levels."""
+        return [level.name for level, line in self.lines if words in line]
+
+    def ended(self, name: str) -> None:
+        """It was told to, and has."""
+        self.assertEqual(["TERM"], self.process(name).signals)
+        self.process(name).end()
+
+    def test_reload_that_is_over_at_once_is_not_the_last(self) -> None:
+        """Nothing had to be waited for, as when nothing has changed."""
+        self.run_cluster(self.spec())
+        self.reload(self.spec())
+        self.reload(self.spec(more=NEW_PAIR))
+        self.assertEqual(([], True), (self.said("the last reload goes on"), self.runs("c1")))
+        self.reload(self.spec())
+        self.assertEqual(["warn"], self.said("the last reload goes on"))
+
+    def test_node_that_a_reload_brings_does_not_end_the_cluster(self) -> None:
+        """If it can't start, now or when the reload is over: what to do is said, and it is tried again."""
+        self.run_cluster(self.spec())
+        self.reload(self.spec(more=THIRD_AGGREGATOR))
+        self.refuse("agg3")
+        self.pass_time(BLIND_SECONDS + 2)
+        self.assertEqual((["info"], True), (self.said("the cluster is as the file says"), self.runs("agg3")))
+
+    def test_node_that_refuses_when_the_reload_is_over_does_not_end_the_cluster(self) -> None:
+        """It came that far before it found its port taken."""
+        self.run_cluster(self.spec())
+        self.reload(self.spec(more=THIRD_AGGREGATOR))
+        self.pass_time(BLIND_SECONDS + 1)
+        self.assertEqual(["info"], self.said("the cluster is as the file says"))
+        self.refuse("agg3")
+
+    def refuse(self, name: str) -> None:
+        """It ends as one that has a bad option; nobody else does."""
+        self.process(name).write(b"relay-aggregator: no\n", 2)
+        self.process(name).end(EXIT_CONFIG)
+        self.assertEqual(["critical"], self.said(f"{name} can't start: relay-aggregator: no. It is tried again"))
+        self.assertFalse(self.reactor.hasStopped)
+
+    def test_node_that_can_not_be_asked_is_well_when_it_has_run_for_a_while(self) -> None:
+        """The second aggregator is not touched before."""
+        self.run_cluster(self.spec())
+        self.reload(self.spec(more=NEW_PAIR))
+        self.pass_time(BLIND_SECONDS - 1)
+        self.process("c2").end(EXIT_CONFIG)
+        self.pass_time(BLIND_SECONDS)
+        self.assertEqual([], self.process("agg1").signals)
+        self.pass_time(2)
+        self.ended("agg1")
+
+    def test_balancer_that_does_not_answer_proves_nothing(self) -> None:
+        """An aggregator that was restarted may have no viewers yet, so the next one keeps its own."""
+        agg1 = self.spec().node("agg1").connect
+        self.run_cluster(self.spec())
+        self.reload(self.spec(*MERGED))
+        self.ended("agg1")
+        self.answer("lb1", state="down")
+        self.answer("agg1")
+        self.pass_time()
+        self.assertEqual([], self.process("agg2").signals)
+        for link in ({"state": "down"}, {"state": "up", "why": "was lost"}):
+            self.answer("lb1", links=[{"endpoint": agg1, **link}])
+            self.pass_time()
+            self.assertEqual([], self.process("agg2").signals)
+        self.answer("lb1", state="degraded", links=[{"endpoint": agg1, "state": "up", "why": ""}])
+        self.pass_time()
+        self.ended("agg2")
+
+    def test_answer_of_a_process_that_has_ended_proves_nothing(self) -> None:
+        self.run_cluster(self.spec())
+        self.reload(self.spec(*MERGED))
+        self.ended("agg1")
+        self.process("agg1").end(1)
+        self.answer("agg1")
+        self.pass_time()
+        self.assertEqual([], self.process("agg2").signals)
+
+    def test_node_that_has_moved_is_asked_where_it_is_until_it_is_restarted(self) -> None:
+        """A balancer is left as it is; an aggregator waits for its turn."""
+        self.run_cluster(self.spec())
+        before = self.admins()
+        moved = [(f":{port}:", f":{port + 1000}:") for port in (before["agg1"], before["agg2"], before["lb1"])]
+        self.reload(self.spec(*moved))
+        self.assertEqual(before, self.admins())
+        self.ended("agg1")
+        self.assertEqual({**before, "agg1": before["agg1"] + 1000}, self.admins())
+
+    def admins(self) -> dict[str, int]:
+        """Where nodes are asked."""
+        return {report.member.name: report.member.endpoint._port for report in self.cluster.reports()}
