@@ -228,12 +228,16 @@ class Access:
     def __init__(self, rules: AccessRules, back_end: BackEnd, now: Callable[[], float], node: str) -> None:
         self.refused: Counter[str] = Counter()
         self.back_end = back_end
-        self._rules = rules
         self._now = now
         self.node = node
         self._last_client = 0
+        self.use(rules)
+
+    def use(self, rules: AccessRules) -> None:
+        """Check by these from now on; who was admitted stays."""
+        self._rules = rules
         self.is_open = rules.are_none and not any(
-            back_end.wants(f"on_{action}{done}") for action in (PUBLISH, PLAY) for done in ("", "_done")
+            self.back_end.wants(f"on_{action}{done}") for action in (PUBLISH, PLAY) for done in ("", "_done")
         )
 
     def check(self, request: AccessRequest) -> None:

@@ -55,6 +55,7 @@ def make_observer() -> LineObserver:
 
 def main() -> None:
     """Run ``twistd`` with the arguments of this process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the node can do something with it
     die_with_parent(int(os.environ.pop(PARENT_VARIABLE)))
     sys.argv[0] = "twistd"
     run()

@@ -45,6 +45,7 @@ from relay.tiers.jsonlogs import log_as_json
 from relay.tiers.options import EXIT_CONFIG, NodeRunner, client_endpoint, end_with, refuse, server_endpoint
 from relay.tiers.reloading import Changes, Reloader, compare
 from relay.tiers.supervise import Supervisor
+from relay.tiers.verifying import check_options, options_of
 
 COMMAND = "relay"
 
@@ -226,7 +227,11 @@ class Cluster(MultiService):
         return self.supervisor.end_node(name)
 
     def reload(self, read: Callable[[], ClusterSpec]) -> None:
-        """Follow the file as it is now (:mod:`relay.tiers.reloading`).  If it is wrong, nothing changes."""
+        """Follow the file as it is now (:mod:`relay.tiers.reloading`), and let nodes read their keys again.
+
+        If it is wrong, nothing changes.
+        """
+        assert self.supervisor is not None
         if self._is_reloading:
             self.log.warn("the last reload goes on; say it again when it is done", event="reload")
             return
@@ -234,10 +239,14 @@ class Cluster(MultiService):
             spec = self._stored(read())
             if len(spec.hosts) > 1:
                 raise ConfigError(f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)})")
+            check_options(spec)
         except ConfigError as error:
             self.log.error("nothing is changed: {error}", event="reload", error=str(error))
             return
         changes = compare(self._arguments, spec)
+        touched = {*changes.removed, *(node.name for node in changes.changed)}
+        for name in self._arguments.keys() - touched:
+            self.supervisor.hang_up(name)
         self.log.info("the cluster file is read again: {changes}", event="reload", changes=changes.describe())
         self._is_reloading = True
         following = Deferred.fromCoroutine(self._follow(spec, changes))
@@ -347,6 +356,8 @@ def make_cluster(options: Options, reactor: Any) -> Cluster:
             f"the nodes are on {len(spec.hosts)} machines ({', '.join(spec.hosts)}): use --node NAME on each, and "
             "--page-only where the page of all is wanted"
         )
+    if not options["page-only"]:
+        check_options(spec)
     more = ["--json-logs"] if options["json-logs"] else []
     cluster = Cluster(spec, options["admin"], reactor, is_page_only=bool(options["page-only"]), more=more)
     if cluster.supervisor is not None and options["config"]:
@@ -363,9 +374,7 @@ def make_node(options: Options, reactor: Any) -> MultiService:
     spec = options.cluster()
     node = spec.node(options["node"])
     tier = namedAny(f"relay.tiers.{node.tier}")
-    node_options = tier.Options()
-    node_options.parseOptions(spec.arguments(node)[1:])
-    service: MultiService = tier.makeService(node_options, reactor)
+    service: MultiService = tier.makeService(options_of(spec, node), reactor)
     return service
 
 

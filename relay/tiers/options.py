@@ -6,6 +6,7 @@ Owns the parsing of endpoints, secrets and networks.  The tiers' ``Options`` der
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import resource
 import signal
@@ -144,9 +145,30 @@ class NodeOptions(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse, and say what is wrong in one line."""
         try:
-            super().parseOptions(options)
-        except (usage.UsageError, ConfigError) as error:
+            self.parse(options)
+        except ConfigError as error:
             refuse(self.command, f"{error} (see {self.command} --help)")
+        log_as_json(self, node=self["name"], tier=self.tier)
+
+    def parse(self, options: Sequence[str] | None = None) -> None:
+        """As :meth:`parseOptions`, for whoever goes on if they are wrong.
+
+        Raises:
+            ConfigError: they are.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise ConfigError(str(error)) from None
+
+    def read_files(self) -> None:
+        """Are the files that the options name good?
+
+        Raises:
+            ConfigError: one can't be used.
+        """
+        self.settings()
+        self.admin_token()
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -157,7 +179,6 @@ class NodeOptions(usage.Options):
         if not self["name"]:
             raise usage.UsageError("--name is required")
         self.networks()
-        log_as_json(self, node=self["name"], tier=self.tier)
 
     def networks(self) -> tuple[Network, ...]:
         """``--trust-proxy``."""
@@ -263,6 +284,7 @@ class NodeRunner(MultiService):
 
     A stop that was asked for by a signal, and has come to its end, is a success: exit status 0.  (``twistd`` would end
     the process by the same signal once more.)  A second signal is impatience: nothing is waited for any longer.
+    SIGHUP reads again what can be read again (:attr:`on_hangup`), and never ends a node.
 
     Args:
         command: what the operator typed.
@@ -271,8 +293,22 @@ class NodeRunner(MultiService):
 
     def __init__(self, command: str, reactor: Any = None) -> None:
         super().__init__()
+        self.on_hangup: Callable[[], None] = self._nothing_to_read
         self._command = command
         self._reactor = reactor
+        if reactor is not None:
+            signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(self.hang_up))
+
+    def hang_up(self) -> None:
+        """SIGHUP has come."""
+        runners = [service for service in self if isinstance(service, NodeRunner)]
+        for runner in runners:
+            runner.hang_up()
+        if not runners:
+            self.on_hangup()
+
+    def _nothing_to_read(self) -> None:
+        log.info("{command}: SIGHUP: there is nothing to be read again", command=self._command, event="reload")
 
     def privilegedStartService(self) -> None:
         try:
@@ -365,7 +401,23 @@ def run_node(options: OptionsT, make: Callable[[OptionsT, Any], MultiService], r
         reactor = global_reactor
     runner = NodeRunner(options.command, reactor if is_own_process else None)
     try:
-        make(options, reactor).setServiceParent(runner)
+        node = make(options, reactor)
     except ConfigError as error:
         refuse(options.command, error)
+    node.setServiceParent(runner)
+    if isinstance(node, Node) and isinstance(options, PlayAccessOptions):
+        runner.on_hangup = functools.partial(read_keys_again, node, options)
     return runner
+
+
+def read_keys_again(node: Node, options: PlayAccessOptions) -> None:
+    """Follow the files that say who may publish and play, so that keys can be rotated.  A wrong one changes nothing.
+
+    Who is there stays.
+    """
+    try:
+        node.access.use(options.access())
+    except ConfigError as error:
+        log.error("{name}: nothing is changed: {error}", name=node.identity.name, error=str(error), event="reload")
+    else:
+        log.info("{name}: the files of keys are read again", name=node.identity.name, event="reload")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -124,6 +125,15 @@ class Supervisor(ProcessMonitor):
         """End all; fires when none is left."""
         super().stopService()
         return self.when_empty()
+
+    def hang_up(self, name: str) -> None:
+        """SIGHUP to a node that runs: it reads its keys again."""
+        protocol = self.protocols.get(name)
+        if protocol is not None and protocol.transport is not None:
+            try:
+                protocol.transport.signalProcess("HUP")
+            except ProcessExitedAlready:
+                return  # it is started again, and reads everything
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no child process is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -70,6 +71,35 @@ class PublishTests(ClusterTestCase):
         )
         self.assertNotIn(KEY, self.origin.text)
         self.assertNotIn("another-key", self.origin.text)
+
+    async def test_keys_are_rotated(self) -> None:
+        """SIGHUP lets the node read the file again; a file with a fault changes nothing, and whoever is there stays."""
+        await self.set_up_origin()
+        first = self.run_program(*ffmpeg_publish(CLIP, self.origin.rtmp(f"live/show?key={KEY}")))
+        viewer = await watch(self, self.origin, "live/show")
+        await viewer.has_frames(10)
+        keys = self.directory / "keys"
+        keys.write_text("live/* short\n")
+        self.origin.signal(signal.SIGHUP)
+        await self.origin.said("nothing is changed: --publish-key-file")
+        keys.write_text("live/* a-newer-key\n")
+        self.origin.signal(signal.SIGHUP)
+        await self.origin.said("the files of keys are read again")
+        encoder = self.run_program(*ffmpeg_publish(CLIP, self.origin.rtmp(f"live/other?key={KEY}")))
+        self.assertNotEqual(0, await encoder.ended())
+        self.run_program(*ffmpeg_publish(CLIP, self.origin.rtmp("live/other?key=a-newer-key")))
+        await (await watch(self, self.origin, "live/other")).has_frames(10)
+        seen = len(viewer.messages)
+        await viewer.has_frames(seen + 10)
+        self.assertIsNone(first.status)
+        self.assertNotIn("a-newer-key", self.origin.text)
+
+    async def test_node_without_keys_outlives_a_hangup(self) -> None:
+        balancer = self.start_balancer("lb1", [], "--aggregator", "agg1=tcp:127.0.0.1:9")
+        await balancer.is_listening()
+        balancer.signal(signal.SIGHUP)
+        await balancer.said("there is nothing to be read again")
+        await balancer.is_listening()
 
     async def test_librtmp_does_not_try_again(self) -> None:
         """OBS's library, in GStreamer's rtmpsink: it knows why, ends with an error, and was refused once."""

@@ -49,6 +49,19 @@ class FileTests(SynchronousTestCase):
         self.assertTrue(complaints[0].startswith(f"relay-check: {path}: "))
         self.assertEqual((BAD, [], ["relay-check: /nowhere: No such file or directory"]), run("/nowhere"))
 
+    def test_options_are_read_as_the_node_reads_them(self) -> None:
+        """One that there is not is a fault; a file that is not here may be on the node's machine."""
+        text = EXAMPLE.read_text()
+        for options, status, words in (
+            ("--keep-secnds=5", BAD, "relay-check: agg1: option --keep-secnds not recognized"),
+            ("--merge-ms=-5", BAD, "relay-check: agg1: --merge-ms -5"),
+            ("--sign-key-file=/nowhere", GOOD, "relay-check: warning: agg1: --sign-key-file /nowhere: No such file"),
+        ):
+            path = self.write(text.replace('name = "agg1"', f'name = "agg1"\noptions = ["{options}"]'))
+            found, _, complaints = run(path)
+            self.assertEqual(status, found, complaints)
+            self.assertTrue(any(line.startswith(words) for line in complaints), complaints)
+
     def test_what_one_would_not_want_is_a_warning(self) -> None:
         """Or, if one says so, a fault."""
         text = EXAMPLE.read_text().replace('name = "agg1"', 'name = "agg1"\nhost = "10.0.0.1"')

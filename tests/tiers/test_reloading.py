@@ -167,6 +167,12 @@ class WholeReactor(FakeReactor, MemoryReactorClock):
     """Fake processes, a clock, and a network on which nobody answers."""
 
 
+def with_option(spec: ClusterSpec, name: str, option: str) -> ClusterSpec:
+    """One node of it gets another option."""
+    change = {node: attrs.evolve(node, own_arguments=(*node.own_arguments, option)) for node in [spec.node(name)]}
+    return attrs.evolve(spec, aggregators=[change.get(node, node) for node in spec.aggregators])
+
+
 class ClusterTests(SpecTestCase):
     """A whole cluster at SIGHUP, whose processes run, end and answer when a test says so."""
 
@@ -217,8 +223,21 @@ class ClusterTests(SpecTestCase):
 
     def ended(self, name: str) -> None:
         """It was told to, and has."""
-        self.assertEqual(["TERM"], self.process(name).signals)
+        self.assertEqual("TERM", self.process(name).signals[-1])
         self.process(name).end()
+
+    def test_option_that_is_wrong_changes_nothing(self) -> None:
+        """It is found before a node is stopped; so is a file that can't be used."""
+        self.run_cluster(self.spec())
+        for option in ("--keep-secnds=5", "--version", "--sign-key-file=/nowhere/keys"):
+            self.reload(with_option(self.spec(more=NEW_PAIR), "agg1", option))
+            self.assertEqual(([], False), (self.process("agg1").signals, self.runs("c1")), option)
+        self.assertEqual(["error"] * 3, self.said("nothing is changed: agg1: "))
+
+    def test_nodes_that_stay_read_their_keys_again(self) -> None:
+        self.run_cluster(self.spec())
+        self.reload(with_option(self.spec(), "agg1", "--merge-ms=50"))
+        self.assertEqual((["HUP"], ["TERM"]), (self.process("agg2").signals, self.process("agg1").signals))
 
     def test_reload_that_is_over_at_once_is_not_the_last(self) -> None:
         """Nothing had to be waited for, as when nothing has changed."""
