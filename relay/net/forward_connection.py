@@ -27,6 +27,7 @@ from relay.log.points import LogStart
 from relay.log.reader import MessageReader
 from relay.net.ingest import is_metadata
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.sockets import in_flight
 from relay.net.streams import LiveStream
 from relay.net.target_clock import TargetClock
 from relay.net.urls import RtmpUrl
@@ -85,6 +86,7 @@ class ForwardConnection(RtmpClientProtocol):
         self._clock = TargetClock(0)
         self._is_paused = False
         self._progressed_at = 0.0
+        self._in_flight = 0  # at the last look
         self._force: IDelayedCall | None = None
 
     # the conversation
@@ -153,7 +155,8 @@ class ForwardConnection(RtmpClientProtocol):
 
     def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
         """Once a second: is it too slow?"""
-        if not self._is_paused:
+        before, self._in_flight = self._in_flight, in_flight(self.transport)
+        if not self._is_paused or self._in_flight != before:
             self._progressed_at = now
         elif now - self._progressed_at > close_seconds:
             self.give_up("stalled")
@@ -254,6 +257,7 @@ class ForwardConnection(RtmpClientProtocol):
         self._is_paused = True
 
     def resumeProducing(self) -> None:
+        self._progressed_at = self.settings.clock.seconds()  # it may be paused again before anybody looks
         self._is_paused = False
         self.pump()
 
