@@ -27,7 +27,7 @@ from relay.log.points import LogStart
 from relay.log.reader import MessageReader
 from relay.net.ingest import is_metadata
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
-from relay.net.sockets import in_flight
+from relay.net.sockets import in_flight, viewer_timeout_ms
 from relay.net.streams import LiveStream
 from relay.net.target_clock import TargetClock
 from relay.net.urls import RtmpUrl
@@ -106,6 +106,10 @@ class ForwardConnection(RtmpClientProtocol):
         elif isinstance(event, StatusReceived) and event.level == "error":
             self._owner.refused(f"{event.code}: {event.description[:200]}" if event.description else event.code)
             self.give_up(event.code)
+
+    def user_timeout_ms(self) -> int:
+        """A target is as far away, and may take as long, as a viewer."""
+        return viewer_timeout_ms(self.settings.limits)
 
     def over(self, outcome: str) -> None:
         self._stop_reading()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import attrs
@@ -220,6 +221,8 @@ class SlowTargetTests(SynchronousTestCase):
         """A connection is resumed only when all of it is gone; the kernel knows what is taken before."""
         pair = TcpPair(self.connection, self.reactor, tcp.Server, send_buffer=1 << 17, receive_buffer=1 << 15)
         self.addCleanup(pair.close)
+        timeout_ms = pair.transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        self.assertGreater(timeout_ms, 30_000, "or the kernel cuts the connection first")
         self.begin()
         self.add(4 << 20)
         for count, seconds, is_kept in ((1 << 15, 60, True), (0, 29, True), (0, 6, False)):
