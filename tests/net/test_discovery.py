@@ -31,14 +31,16 @@ class FixedResolver:
 
     def __init__(self) -> None:
         self.answer: Any = ([], [], [])
+        self.answers: dict[str, Any] = {}  # of a service; "": of any other
         self.addresses: dict[str, list[Any] | Exception] = {}
         self.asked: list[str] = []
 
     def lookupService(self, name: str) -> Deferred[Any]:
         self.asked.append(name)
-        if isinstance(self.answer, Deferred):
-            return self.answer
-        return fail(self.answer) if isinstance(self.answer, Exception) else succeed(self.answer)
+        answer = self.answers.get(name, self.answers.get("", self.answer))
+        if isinstance(answer, Deferred):
+            return answer
+        return fail(answer) if isinstance(answer, Exception) else succeed(answer)
 
     def lookupAddress(self, name: str) -> Deferred[Any]:
         self.asked.append(name)
