@@ -219,13 +219,14 @@ class WatcherTests(SynchronousTestCase):
         self.assertEqual((before, 3, 2), (self.watcher.members, len(self.changes), self.watcher.failures))
 
     def test_member_without_an_address_leaves(self) -> None:
-        """An answer says so: an empty one, or that there is no such name."""
+        """An answer says so: an empty one, or that there is no such name.  It had no address of the kind that fails."""
         self.resolver.answer = ([srv(f"agg{n}.test") for n in (1, 2, 3)], [], [])
         self.resolver.addresses = {f"agg{n}.test": [a(f"agg{n}.test", f"10.0.0.{n}")] for n in (1, 2, 3)}
         self.start()
         self.resolver.addresses.update({"agg1.test": [], "agg2.test": DNSNameError(), "agg2.test AAAA": DNSNameError()})
+        self.resolver.addresses["agg1.test AAAA"] = TimeoutError()
         self.clock.advance(5)
-        self.assertEqual((["agg3.test"], 0), ([each.host for each in self.watcher.members], self.watcher.failures))
+        self.assertEqual((["agg3.test"], 1), ([each.host for each in self.watcher.members], self.watcher.failures))
 
     def test_address_that_can_t_be_looked_up_is_kept_of_the_same_port_alone(self) -> None:
         self.resolver.answer = ([srv("agg1.test")], [], [])
