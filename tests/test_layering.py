@@ -1,4 +1,4 @@
-"""Imports point one way: plugins -> tiers -> {net, admin} -> {rtmp, flv, log} -> errors, limits, names."""
+"""Imports point one way: plugins -> tiers -> {net, admin} -> {rtmp, flv, log} -> errors, hosts, limits, names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import relay
 
 PACKAGE = Path(relay.__file__).parent
 ROOT = PACKAGE.parent
-BASE = frozenset({"errors", "limits", "names"})
+BASE = frozenset({"errors", "hosts", "limits", "names"})
 
 MAY_IMPORT = {
     "errors": frozenset(),
+    "hosts": frozenset(),
     "limits": frozenset({"errors"}),
     "names": frozenset({"errors", "limits"}),
     "demo": frozenset(),

@@ -28,6 +28,8 @@ from typing import Any
 
 import attrs
 
+from relay.hosts import is_loopback
+
 HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[0-9a-z._-]+))(:[0-9]*)?", re.ASCII)
 SAME_SITE = ("same-origin", "none")  # of Sec-Fetch-Site; "none" is the address bar
 
@@ -63,14 +65,7 @@ class Credentials:
 
 def is_here(host: str) -> bool:
     """Is it a loopback address, or a UNIX socket's (empty)?"""
-    if not host:
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    return not host or is_loopback(host)
 
 
 def _said_token(authorization: str) -> bytes:

@@ -17,7 +17,6 @@ For each action:
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -30,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relay.errors import ConfigError, RelayError
+from relay.hosts import address_of, is_in
 from relay.names import StreamName, split_query
 from relay.net.identity import read_private_file
 from relay.net.signing import SigningKeys
@@ -82,8 +82,9 @@ class AccessRequest:
 
     @property
     def host(self) -> str:
-        """The peer's address."""
-        return self.peer.rpartition(":")[0]
+        """The peer's address, as people and back-ends write it."""
+        host = self.peer.rpartition(":")[0]
+        return str(address_of(host) or host)
 
 
 @attrs.frozen(repr=False)
@@ -163,14 +164,12 @@ class AccessRules:
             raise AccessRefused("key", f"a key for {request.name} is wanted: NAME?key=KEY")
 
     def _check_address(self, request: AccessRequest) -> None:
-        try:
-            address = ipaddress.ip_address(request.host.strip("[]").partition("%")[0])
-        except ValueError:
+        address = address_of(request.host)
+        if address is None:
             return  # a UNIX socket: its permissions decide
-        address = getattr(address, "ipv4_mapped", None) or address
         allowed = self.allow.get(request.action, ())
-        is_denied = any(address in network for network in self.deny.get(request.action, ()))
-        if is_denied or (allowed and not any(address in network for network in allowed)):
+        is_denied = is_in(request.host, self.deny.get(request.action, ()))
+        if is_denied or (allowed and not is_in(request.host, allowed)):
             raise AccessRefused("address", f"{address} may not {request.action} here")
 
     def _check_signature(self, request: AccessRequest, now: float, *, has_keys: bool) -> None:
@@ -188,10 +187,7 @@ class AccessRules:
 
 
 def _is_in(host: str, network: Network) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0]) in network
-    except ValueError:
-        return False
+    return is_in(host, (network,))
 
 
 class BackEnd:

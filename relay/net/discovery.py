@@ -7,8 +7,12 @@ Theory.  A name server tells who is there; it is not asked whether they are well
 not take anybody down with it.  So only an answer with members in it counts.  An error, a timeout, an empty answer and a
 name that is gone leave everything as it is; they are counted, said once, and asked again, less often each time.
 
-A member is a (host, port, address): if its address changes it is another one, and the former leaves.  The answer is
-asked for again when the shortest of its times to live is over, within bounds.
+The same goes for the address of one member: where that can't be looked up, what is known of it stays.
+
+A member is a (host, port, address): if its address changes it is another one, and the former leaves; if its priority or
+weight changes it is the same one, in another place of the order.  What could not be done with a member is tried again
+at the next answer, and holds nobody else up.  The answer is asked for again when the shortest of its times to live is
+over, within bounds.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.names import dns
+from twisted.names.error import DNSNameError
 from twisted.python.failure import Failure
 
 MIN_SECONDS = 1.0  # a time to live of 0 is no wish for a question a millisecond
@@ -75,7 +81,11 @@ class ServiceWatcher(Service):
         service: the name, ``_relay._tcp.example.org``.
         resolver: whom to ask.
         clock: the reactor.
-        changed: called with those that have come and those that have gone.
+        joined: called with a member that has come.
+        left: called with one that has gone.
+        arranged: called with all that there are now, in the order of preference, when that is another one.
+
+    Each of the three is called again at the next answer if it raises.
 
     ``members`` is what is known, ``failures`` how many answers did not count.
     """
@@ -87,14 +97,19 @@ class ServiceWatcher(Service):
         service: str,
         resolver: Resolver,
         clock: IReactorTime,
-        changed: Callable[[Sequence[Found], Sequence[Found]], None],
+        joined: Callable[[Found], None],
+        left: Callable[[Found], None],
+        arranged: Callable[[Sequence[Found]], None] = lambda members: None,
     ) -> None:
         self.service = service
         self.members: list[Found] = []
         self.failures = 0
         self._resolver = resolver
         self._clock = clock
-        self._changed = changed
+        self._joined = joined
+        self._left = left
+        self._arranged = arranged
+        self._order: list[str] = []  # that was told
         self._asking: Deferred[None] | None = None
         self._again: IDelayedCall | None = None
         self._failed_in_a_row = 0
@@ -121,36 +136,63 @@ class ServiceWatcher(Service):
         found: list[Found] = []
         for record in records:
             payload = record.payload
-            host = str(payload.target).rstrip(".")
-            for address in known.get(host.lower()) or await self._addresses_of(host):
+            host = str(payload.target).rstrip(".").lower()
+            for address in known.get(host) or await self._addresses_of(host, payload.port):
                 found.append(Found(payload.priority, 65535 - payload.weight, host, payload.port, address))
         if not found:
             raise LookupError("the answer has no member with an address")
-        self._take(sorted(set(found)), min(record.ttl for record in records))
+        self._take(sorted(found), min(record.ttl for record in records))
 
-    async def _addresses_of(self, host: str) -> list[str]:
-        """Of one target that came without; IPv6 if it has no other."""
-        for look in (self._resolver.lookupAddress, self._resolver.lookupIPV6Address):
+    async def _addresses_of(self, host: str, port: int) -> list[str]:
+        """Of one target that came without; IPv6 if it has no other.  Of a kind that can't be had, those that are known.
+
+        A name that does not exist is an answer: there is no address.
+        """
+        known = [member.address for member in self.members if (member.host, member.port) == (host, port)]
+        for look, is_kind in (
+            (self._resolver.lookupAddress, isIPAddress),
+            (self._resolver.lookupIPV6Address, isIPv6Address),
+        ):
             try:
                 answers, _, _ = await look(host)
             except CancelledError:
                 raise
-            except Exception as error:  # a member without an address is none; the others are
-                self.log.debug("{host}: {error!r}", host=host, error=error)
+            except DNSNameError:
                 continue
-            found = [address for addresses in _addresses(answers).values() for address in addresses]
+            except Exception as error:
+                self.failures += 1
+                self.log.debug("{host}: {error!r}", host=host, error=error)
+                found = [address for address in known if is_kind(address)]
+            else:
+                found = [address for addresses in _addresses(answers).values() for address in addresses]
             if found:
                 return found
         return []
 
-    def _take(self, found: list[Found], ttl: int) -> None:
+    def _take(self, found: Sequence[Found], ttl: int) -> None:
         if self._failed_in_a_row:
             self._failed_in_a_row = 0
             self.log.info("{service}: the name server answers again", service=self.service)
-        before, after = set(self.members), set(found)
-        self.members = found
+        known, wanted = _by_name(self.members), _by_name(found)
+        added = [each for name, each in wanted.items() if name not in known and self._is_done(self._joined, each)]
+        removed = [each for name, each in known.items() if name not in wanted and self._is_done(self._left, each)]
+        stay = [wanted.get(name, each) for name, each in known.items() if each not in removed]
+        self.members = sorted([*stay, *added])
+        order = [each.name for each in self.members]
+        if order != self._order and self._is_done(self._arranged, self.members):
+            self._order = order
+        self._say(added, removed)
         self._ask_again(min(MAX_SECONDS, max(MIN_SECONDS, ttl)))
-        added, removed = sorted(after - before), sorted(before - after)
+
+    def _is_done(self, tell: Callable[[Any], None], what: Any) -> bool:
+        try:
+            tell(what)
+        except Exception:
+            self.log.failure("{service}: a change is not made, and tried again", service=self.service)
+            return False
+        return True
+
+    def _say(self, added: Sequence[Found], removed: Sequence[Found]) -> None:
         if added or removed:
             self.log.info(
                 "{service}: {changes}",
@@ -162,7 +204,6 @@ class ServiceWatcher(Service):
                     if members
                 ),
             )
-            self._changed(added, removed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(CancelledError) is not None and not self.running:
@@ -180,8 +221,18 @@ class ServiceWatcher(Service):
         self._ask_again(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failed_in_a_row - 1, 10)))
 
     def _ask_again(self, seconds: float) -> None:
+        if self._again is not None and self._again.active():
+            self._again.cancel()
         if self.running:
             self._again = self._clock.callLater(seconds, self._ask)
+
+
+def _by_name(members: Sequence[Found]) -> dict[str, Found]:
+    """Of sorted members, in their order; of one that is there more than once, the preferred."""
+    found: dict[str, Found] = {}
+    for member in members:
+        found.setdefault(member.name, member)
+    return found
 
 
 def _addresses(records: Iterable[Any]) -> dict[str, list[str]]:

@@ -32,6 +32,7 @@ from relay.log.points import LogStart
 from relay.log.reader import MessageReader
 from relay.net.ingest import is_metadata
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
+from relay.net.sockets import in_flight, viewer_timeout_ms
 from relay.net.streams import LiveStream
 from relay.net.target_clock import TargetClock
 from relay.net.urls import RtmpUrl
@@ -103,6 +104,7 @@ class ForwardConnection(RtmpClientProtocol):
         self._clock = TargetClock(0)
         self._is_paused = False
         self._progressed_at = 0.0
+        self._in_flight = 0  # at the last look
         self._lost_by = ""  # what the connection failed by, if it was not by our decision
         self._force: IDelayedCall | None = None
 
@@ -123,6 +125,10 @@ class ForwardConnection(RtmpClientProtocol):
         elif isinstance(event, StatusReceived) and event.level == "error":
             self._owner.refused(f"{event.code}: {event.description[:200]}" if event.description else event.code)
             self.give_up(event.code)
+
+    def user_timeout_ms(self) -> int:
+        """A target is as far away, and may take as long, as a viewer."""
+        return viewer_timeout_ms(self.settings.limits)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self._outcome:
@@ -177,7 +183,8 @@ class ForwardConnection(RtmpClientProtocol):
 
     def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
         """Once a second: is it too slow?"""
-        if not self._is_paused:
+        before, self._in_flight = self._in_flight, in_flight(self.transport)
+        if not self._is_paused or self._in_flight != before:
             self._progressed_at = now
         elif now - self._progressed_at > close_seconds:
             self.give_up("stalled")
@@ -278,6 +285,7 @@ class ForwardConnection(RtmpClientProtocol):
         self._is_paused = True
 
     def resumeProducing(self) -> None:
+        self._progressed_at = self.settings.clock.seconds()  # it may be paused again before anybody looks
         self._is_paused = False
         self.pump()
 

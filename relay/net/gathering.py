@@ -94,7 +94,7 @@ class Gatherer:
         self._leaving: set[str] = set()
         self._is_running = False
         for member, endpoint in members:
-            self.add_member(member, endpoint, len(self.links))
+            self.add_member(member, endpoint)
 
     def start(self) -> None:
         """Connect to all members."""
@@ -102,9 +102,9 @@ class Gatherer:
         for link in self.links:
             link.start()
 
-    def add_member(self, name: str, endpoint: IStreamClientEndpoint, at: int) -> None:
-        """One more, at this place in the order of preference; one that was about to leave stays."""
-        if name in self._leaving:
+    def add_member(self, name: str, endpoint: IStreamClientEndpoint) -> None:
+        """One more, the last in the order of preference; one that is there, or was about to leave, stays."""
+        if name in self._listed:
             self._leaving.discard(name)
             self._judge()
             return
@@ -121,18 +121,31 @@ class Gatherer:
             connect_seconds=timings.connect,
         )
         upstream = Upstream(name=name, endpoint=endpoint, is_usable=False)
-        self.upstreams.insert(at, upstream)
-        self.links.insert(at, link)
-        self._members.insert(at, (upstream, link))
+        self.upstreams.append(upstream)
+        self.links.append(link)
+        self._members.append((upstream, link))
         self._listed[name] = set()
         if self._is_running:
             link.start()
 
     def let_go(self, name: str) -> None:
         """One less: as if it drained; forgotten when nothing is read from it."""
-        self._leaving.add(name)
-        self._judge()
-        self._forget_left()
+        if name in self._listed:
+            self._leaving.add(name)
+            self._judge()
+            self._forget_left()
+
+    def arrange(self, names: Sequence[str]) -> None:
+        """The order of preference from now on; who is not named comes last."""
+        places = {name: place for place, name in enumerate(names)}
+        preferred = self.upstreams[:1]
+        for members in (self.upstreams, self.links):
+            members.sort(key=lambda each: places.get(each.name, len(places)))
+        self._members[:] = zip(self.upstreams, self.links, strict=True)
+        if self.upstreams[:1] != preferred:
+            for standby in self._standbys.values():
+                standby.preferred_changed()
+            self._on_change()
 
     def _forget_left(self) -> None:
         for link in [link for link in self.links if link.name in self._leaving]:

@@ -13,7 +13,6 @@ A node without a secret takes its own host for its cluster: it believes peers on
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import stat
 from hashlib import sha256
@@ -23,6 +22,7 @@ from typing import Any
 import attrs
 
 from relay.errors import ConfigError
+from relay.hosts import is_loopback
 
 MIN_SECRET_BYTES = 16  # bytes; below 128 bits a recorded proof could be guessed offline
 MAX_FILE_BYTES = 1 << 20  # of secrets: ten thousand publish keys
@@ -131,9 +131,4 @@ class NodeIdentity:
 
 def is_local(address: str) -> bool:
     """Is this host the one we run on (loopback, or a UNIX socket)?"""
-    if not address:
-        return True
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return not address or is_loopback(address)

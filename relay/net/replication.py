@@ -163,6 +163,7 @@ class Replica:
         """An upstream has become usable, or has the stream now."""
         for factory in self.factories:
             factory.wake()
+        self._show()
 
     def leave(self, upstream: Upstream, why: str) -> None:
         """This upstream is known to be dead."""
@@ -305,7 +306,9 @@ class Replica:
 
     def _show(self) -> None:
         if self._stream is not None:
-            self._hub.set_live(self._stream, self.is_upstream_live, "+".join(source.shown for source in self.sources))
+            # One that is only asked, in the hope that it is back, is not read.
+            read = [source for source in self.sources if source.is_usable] or self.sources
+            self._hub.set_live(self._stream, self.is_upstream_live, "+".join(source.shown for source in read))
 
     def _begin(self, reading: Reading, told: ToldPosition) -> None:
         if told.start is None:

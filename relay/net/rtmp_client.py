@@ -95,6 +95,10 @@ class RtmpClientProtocol(Protocol):
     def over(self, outcome: str) -> None:
         """The connection is gone."""
 
+    def user_timeout_ms(self) -> int:
+        """How long the kernel waits for a peer that takes nothing, or is cut off."""
+        return NODE_TIMEOUT_MS
+
     # what they call
 
     def is_ready(self) -> None:
@@ -119,7 +123,7 @@ class RtmpClientProtocol(Protocol):
 
     def connectionMade(self) -> None:
         assert self.transport is not None
-        tune(self.transport, NODE_TIMEOUT_MS)
+        tune(self.transport, self.user_timeout_ms())
         clock = self.settings.clock
         self.heard_at = clock.seconds()
         self._deadline = clock.callLater(self.settings.limits.handshake_seconds, self._too_late)

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relay.errors import RemoteProtocolError
+from relay.hosts import is_in
 from relay.limits import Limits
 from relay.net.admission import Admission
 from relay.net.complaints import Complaints
@@ -108,11 +109,7 @@ class PortFactory(Factory):
     def _is_trusted(self, host: str) -> bool:
         if not host:
             return True  # a UNIX socket: its permissions decide
-        try:
-            address = ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._trusted)
+        return is_in(host, self._trusted)
 
     def gone(self, protocol: SniffingProtocol, host: str) -> None:
         """A connection is over."""

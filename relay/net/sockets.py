@@ -64,8 +64,8 @@ def write_now(transport: Any, data: bytes) -> None:
 
 def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:
     """Set no-delay, keep-alive and the timeouts on a TCP transport; other transports are left as they are."""
-    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
-    if not isinstance(handle, socket.socket) or handle.family not in (socket.AF_INET, socket.AF_INET6):
+    handle = _socket_of(transport)
+    if handle is None or handle.family not in (socket.AF_INET, socket.AF_INET6):
         return
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -75,6 +75,18 @@ def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     if notsent_lowat:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, notsent_lowat)
+
+
+def _socket_of(transport: Any) -> socket.socket | None:
+    handle = transport.getHandle() if hasattr(transport, "getHandle") else None
+    return handle if isinstance(handle, socket.socket) else None
+
+
+def in_flight(transport: Any) -> int:
+    """What :func:`unacknowledged` says of a transport's socket; 0 if it has none.  It stands still while the peer takes
+    nothing."""
+    handle = _socket_of(transport)
+    return 0 if handle is None else unacknowledged(handle)
 
 
 def unacknowledged(handle: socket.socket) -> int:

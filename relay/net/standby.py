@@ -80,6 +80,12 @@ class Standby:
         """The preferred member is not to be read now, be it for a moment."""
         self._wait.unwell()
 
+    def preferred_changed(self) -> None:
+        """Another member is the preferred one: what is known of the former says nothing of it."""
+        self._wait.unwell()
+        if self._replica.current is self._members[0][0]:
+            self.is_behind = False
+
     def _note(self, current: Upstream | None, now: float) -> None:
         """Has another member been turned to?"""
         if current is None or current is self._read:

@@ -39,6 +39,7 @@ from relay.tiers.views import BalancerView, balancer_health
 LEAVE_LOOK_SECONDS = 0.5
 PINNED_DOWN = ("hold", "fall-back")
 NOT_REACHED = "not reached yet"  # viewers that come before any is reached are held, like those who find none
+OPERATOR = ""  # in the place of a service: he names an aggregator, and it stays
 HEALTH_STATES = {
     "normal": BackendState.UP,
     "degraded": BackendState.DEGRADED,
@@ -163,6 +164,7 @@ class Balancer(MultiService):
         )
         self.links = [self._make_link(name, endpoint) for name, endpoint in aggregators]
         self.watchers: list[ServiceWatcher] = []
+        self._named_by = {name: {OPERATOR} for name, _ in aggregators}  # the services that have an aggregator
         self._leaving: set[str] = set()
         self._leaver = TimerService(LEAVE_LOOK_SECONDS, self._forget_left)
         self._leaver.clock = reactor
@@ -200,32 +202,41 @@ class Balancer(MultiService):
     def watch(self, service: str, resolver: Resolver, endpoint: Callable[[str], IStreamClientEndpoint]) -> None:
         """Let this service's members be aggregators, besides those that are named."""
         watcher = ServiceWatcher(
-            service, resolver, self.clock, lambda added, removed: self._members_changed(added, removed, endpoint)
+            service,
+            resolver,
+            self.clock,
+            lambda member: self._joined(service, member, endpoint),
+            lambda member: self._left(service, member),
         )
         watcher.setServiceParent(self)
         self.watchers.append(watcher)
         if self._leaver.parent is None:
             self._leaver.setServiceParent(self)
 
-    def _members_changed(
-        self, added: Sequence[Found], removed: Sequence[Found], endpoint: Callable[[str], IStreamClientEndpoint]
-    ) -> None:
-        for member in added:
-            if member.name in self._leaving:
-                self._leaving.discard(member.name)
-                self._changed(next(link for link in self.links if link.name == member.name))
-                continue
-            where = endpoint(member.endpoint)
-            self.pool.add(Backend(member.name, where, BackendState.DOWN, NOT_REACHED))
-            link = self._make_link(member.name, where)
-            self.links.append(link)
-            link.start()
-        for member in removed:
-            self._leaving.add(member.name)
-            self._set_state(self._link(member.name), BackendState.DRAINING, "the name server names it no more")
+    def _joined(self, service: str, member: Found, endpoint: Callable[[str], IStreamClientEndpoint]) -> None:
+        self._named_by.setdefault(member.name, set()).add(service)
+        self._leaving.discard(member.name)
+        link = self._link(member.name)
+        if link is not None:
+            self._changed(link)
+            return
+        where = endpoint(member.endpoint)
+        link = self._make_link(member.name, where)
+        self.pool.add(Backend(member.name, where, BackendState.DOWN, NOT_REACHED))
+        self.links.append(link)
+        link.start()
 
-    def _link(self, name: str) -> ControlLink:
-        return next(link for link in self.links if link.name == name)
+    def _left(self, service: str, member: Found) -> None:
+        """It stays while somebody else names it."""
+        named_by = self._named_by.get(member.name, set())
+        named_by.discard(service)
+        link = self._link(member.name)
+        if link is not None and not named_by:
+            self._leaving.add(member.name)
+            self._set_state(link, BackendState.DRAINING, "the name server names it no more")
+
+    def _link(self, name: str) -> ControlLink | None:
+        return next((link for link in self.links if link.name == name), None)
 
     def _forget_left(self) -> None:
         """Those who are named no more, and have no viewer left."""
@@ -233,6 +244,7 @@ class Balancer(MultiService):
             if not self.pool.backends[link.name].viewers:
                 self._leaving.discard(link.name)
                 self._reached.discard(link.name)
+                self._named_by.pop(link.name, None)
                 self.links.remove(link)
                 self.pool.remove(link.name)
                 link.stop()

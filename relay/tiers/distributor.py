@@ -100,19 +100,18 @@ class Distributor(StoringNode):
 
     def watch(self, service: str, resolver: Resolver) -> None:
         """Let this service's members be the upstreams."""
-        self.watcher = ServiceWatcher(service, resolver, self.clock, self._members_changed)
+        self.watcher = ServiceWatcher(service, resolver, self.clock, self._joined, self._left, self._arranged)
         self.watcher.setServiceParent(self)
 
-    def _members_changed(self, added: Sequence[Found], removed: Sequence[Found]) -> None:
-        assert self.watcher is not None
-        order = [member.name for member in self.watcher.members]
-        for member in added:
-            endpoint = client_endpoint(self.clock, "--upstream", member.endpoint)
-            known = [link.name for link in self.gatherer.links if link.name in order]
-            at = sum(order.index(name) < order.index(member.name) for name in known)
-            self.gatherer.add_member(member.name, endpoint, at)
-        for member in removed:
-            self.gatherer.let_go(member.name)
+    def _joined(self, member: Found) -> None:
+        endpoint = client_endpoint(self.clock, "--upstream", member.endpoint)
+        self.gatherer.add_member(member.name, endpoint)
+
+    def _left(self, member: Found) -> None:
+        self.gatherer.let_go(member.name)
+
+    def _arranged(self, members: Sequence[Found]) -> None:
+        self.gatherer.arrange([member.name for member in members])
 
     def startService(self) -> None:
         super().startService()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import attrs
+from twisted.internet import tcp
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,7 +24,9 @@ from relay.net.rtmp_client import ClientSettings
 from relay.net.streams import Hub, LiveStream
 from relay.net.urls import parse_rtmp_url
 from relay.rtmp.messages import MediaMessage
+from relay.testing import CongestibleTransport, ManualReactor
 from tests.log.model import fill, gops, video
+from tests.net.driving import TcpPair
 
 TARGET = "rtmp://192.0.2.1/live/{name}"
 
@@ -163,3 +167,71 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(40, self.times()[-1] - self.times()[-2])
         self.assertEqual(0, len([each for each in self.sent if each == "unpublish"]))
+
+
+class SlowTargetTests(SynchronousTestCase):
+    """A network that takes so much a second, and no more."""
+
+    def setUp(self) -> None:
+        self.reactor: Any = ManualReactor()
+        self.hub = Hub(self.reactor, DEFAULT_LIMITS)
+        self.addCleanup(self.hub.close)
+        self.stream = make_stream(self.hub)
+        settings = ClientSettings(limits=DEFAULT_LIMITS, clock=self.reactor, identity=None)
+        self.connection = ForwardConnection(settings, self.stream, parse_rtmp_url("rtmp://h/live/x"), Target())
+        encoded = bytearray()
+        self.patch(self.connection.session, "send_media", lambda _, message: encoded.extend(message.payload))
+        self.patch(self.connection.session, "unpublish", lambda *_: None)
+
+        def taken() -> bytes:
+            data = bytes(encoded)
+            encoded.clear()
+            return data
+
+        self.patch(self.connection.session, "data_to_send", taken)
+
+    def begin(self) -> None:
+        self.connection.is_ready()
+        self.connection._begin()
+
+    def add(self, size: int) -> None:
+        """A frame of so many bytes."""
+        frame = attrs.evolve(video(self.stream.log.end_time_ms + 100, True), payload=b"\x17\x01" + bytes(size))
+        self.stream.log.append(frame)
+        self.stream.flush()
+
+    def check(self) -> None:
+        self.connection.check(self.reactor.seconds(), 1000.0, 30.0)
+
+    def test_target_that_takes_nearly_all_is_kept_and_one_that_stops_is_not(self) -> None:
+        """It is paused whenever somebody looks."""
+        transport = CongestibleTransport(self.reactor)
+        transport.connect(self.connection)
+        self.begin()
+        for network, seconds, is_kept in ((18_000, 90, True), (0, 29, True), (0, 6, False)):
+            for tick in range(seconds * 10):
+                self.add(20_000)
+                self.reactor.advance(0.1)
+                transport.drain(network)
+                if tick % 10 == 5:
+                    self.check()
+            self.assertEqual(is_kept, not transport.is_aborted, (network, seconds))
+
+    def test_target_that_takes_a_large_frame_slowly_is_kept(self) -> None:
+        """A connection is resumed only when all of it is gone; the kernel knows what is taken before."""
+        pair = TcpPair(self.connection, self.reactor, tcp.Server, send_buffer=1 << 17, receive_buffer=1 << 15)
+        self.addCleanup(pair.close)
+        timeout_ms = pair.transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        self.assertGreater(timeout_ms, 30_000, "or the kernel cuts the connection first")
+        self.begin()
+        self.add(4 << 20)
+        for count, seconds, is_kept in ((1 << 15, 60, True), (0, 29, True), (0, 6, False)):
+            for _ in range(seconds):
+                self.reactor.advance(1)
+                while self.reactor.turn():
+                    pass
+                if count:
+                    pair.read(count)
+                if pair.transport.connected:
+                    self.check()
+            self.assertEqual(is_kept, pair.transport.connected == 1, (count, seconds))

@@ -208,6 +208,30 @@ class FailoverTests(PairTestCase):
         self.assertEqual((new[-20:], []), (player.media[-20:], player.ends))
 
 
+class ArrangeTests(PairTestCase):
+    def test_another_order_is_followed_after_a_while_without_losing_a_byte(self) -> None:
+        self.feed()
+        player = self.watch()
+        since = len(self.sent) - 10
+        self.pair.arrange(["a2", "a1"])
+        self.feed(RETURN_SECONDS - 2)
+        self.assertEqual("a1", self.source)
+        self.feed(4)
+        self.assertEqual(("a2", []), (self.source, self.pair.why_not_normal()))
+        self.assert_copied()
+        self.assert_watched(player, since)
+
+    def test_member_that_is_there_is_not_added_and_one_that_is_not_is_not_let_go(self) -> None:
+        """What is told twice counts once."""
+        self.pair.add_member("a1", self.at_a1)
+        self.pair.let_go("a3")
+        self.pair.add_member("a3", self.at_a2)
+        self.assertEqual(["a1", "a2", "a3"], [link.name for link in self.pair.links])
+        self.pair.let_go("a3")
+        self.pair.let_go("a3")
+        self.assertEqual(["a1", "a2"], [link.name for link in self.pair.links])
+
+
 class TwoGroupsTests(PairTestCase):
     def test_stream_that_two_groups_list_is_copied_by_one(self) -> None:
         """Two pairs that both carry everything, which is the default: one log, one set of viewers."""

@@ -72,6 +72,9 @@ class ProofTests(SynchronousTestCase):
             [True, True, True, True, False, False, False],
             [is_local(address) for address in ("", "127.1.2.3", "::1", "::1%lo", "10.0.0.1", "fe80::1%eth0", "host")],
         )
+        self.assertEqual(
+            [True, False], [is_local(address) for address in ("::ffff:127.0.0.1", "::ffff:192.0.2.1")], "on ::"
+        )
 
 
 class SecretFileTests(TestCase):

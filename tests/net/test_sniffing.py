@@ -175,6 +175,13 @@ class SniffingTests(SynchronousTestCase):
         self.port.spoken.clear()
         self.assertEqual("untrusted_proxy_header", self.port.say([V2 + RTMP], "127.0.0.1"))
 
+    def test_ipv4_peer_of_an_ipv6_listener_is_believed_as_what_it_is(self) -> None:
+        self.assertEqual(("rtmp", VIEWER, RTMP), self.port.say([V2 + RTMP], "::ffff:127.0.0.1"))
+        self.port.spoken.clear()
+        self.assertEqual("untrusted_proxy_header", self.port.say([V2 + RTMP], f"::ffff:{STRANGER}"))
+        self.port = Port(trusted=parse_networks(["203.0.113.0/24"]))
+        self.assertEqual(("rtmp", VIEWER, RTMP), self.port.say([V2 + RTMP], f"::ffff:{STRANGER}"))
+
     def test_unix_socket_is_trusted(self) -> None:
         self.assertTrue(self.port.factory.trusts(""))
         self.assertFalse(self.port.factory.trusts("no address"))

@@ -59,6 +59,14 @@ class BehindTests(StandbyTestCase):
         self.assert_copied()
         self.assert_watched(player, since)
 
+    def test_member_that_is_read_and_becomes_the_preferred_one_makes_all_normal(self) -> None:
+        self.feed()
+        self.cut_reading(self.at_origin, self.a1)
+        self.feed_until("a2")
+        self.assertEqual(["pair: a1 is behind (streams: 1)"], self.pair.why_not_normal())
+        self.pair.arrange(["a2", "a1"])
+        self.assertEqual([], self.pair.why_not_normal())
+
     def test_connection_that_hangs_alone_is_left(self) -> None:
         """The member is well and has everything; what we read from it does not come."""
         self.feed()

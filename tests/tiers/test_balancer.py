@@ -12,6 +12,7 @@ from relay.testing import MemoryNetwork
 from relay.tiers.balancer import Balancer, make_balancer
 from relay.tiers.views import BalancerView
 from tests.net.driving import make_node, stop_node
+from tests.net.test_discovery import FixedResolver, a, srv
 from tests.tiers.test_options import GOOD, TierTestCase
 
 
@@ -115,6 +116,87 @@ class ReturnTests(BalancerTestCase):
         self.assertRegex(self.view.links()[0].why, r"^it gets viewers again if it stays up for [01]\.\d s more$")
         self.network.advance(2)
         self.assertEqual("", self.view.links()[0].why)
+
+
+class DiscoveryTests(BalancerTestCase):
+    """Members by DNS."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.resolver = FixedResolver()
+
+    def watch(self, *services: str) -> None:
+        for service in services:
+            self.node.watch(service, self.resolver, lambda _: self.aggregators["agg1"][1])
+        self.node.startService()
+        self.network.carry()
+
+    def zone(self, *records: tuple[int, int], service: str = "") -> None:
+        """(host number, weight)."""
+        addresses = [a(f"h{number}", f"10.0.0.{number}") for number in range(9)]
+        answer = [srv(f"h{number}", weight=weight, ttl=1) for number, weight in records], [], addresses
+        self.resolver.answers[service] = answer
+
+    def states(self) -> dict[str, str]:
+        """Of those that DNS has told of."""
+        found = self.node.pool.backends.items()
+        return {name.partition(":")[0]: backend.state.value for name, backend in found if ":" in name}
+
+    def test_one_edit_of_the_zone_changes_a_weight_and_two_members(self) -> None:
+        self.zone((1, 10), (2, 10))
+        self.watch("_relay._tcp.x")
+        self.assertEqual({"h1": "up", "h2": "up"}, self.states())
+        self.node.pool.backends["h2:1935/10.0.0.2"].viewers = 1
+        self.zone((1, 20), (3, 10))
+        self.network.advance(1.1)
+        self.assertEqual({"h1": "up", "h2": "draining", "h3": "up"}, self.states())
+        self.node.pool.backends["h2:1935/10.0.0.2"].viewers = 0
+        self.network.advance(1)
+        self.assertEqual({"h1": "up", "h3": "up"}, self.states())
+        self.assertEqual(list(self.node.pool.backends), [link.name for link in self.node.links])
+
+    def test_member_of_two_services_stays_until_both_let_it_go(self) -> None:
+        self.zone((1, 10), (2, 10), service="_one._tcp.x")
+        self.zone((1, 10), (3, 10), service="_two._tcp.x")
+        self.watch("_one._tcp.x", "_two._tcp.x")
+        self.assertEqual({"h1": "up", "h2": "up", "h3": "up"}, self.states())
+        self.zone((2, 10), service="_one._tcp.x")
+        self.network.advance(2)
+        self.assertEqual({"h1": "up", "h2": "up", "h3": "up"}, self.states())
+        self.zone((3, 10), service="_two._tcp.x")
+        self.network.advance(2)
+        self.assertEqual({"h2": "up", "h3": "up"}, self.states())
+        self.zone((1, 10), (3, 10), service="_two._tcp.x")
+        self.network.advance(2)
+        self.assertEqual({"h1": "up", "h2": "up", "h3": "up"}, self.states())
+        self.assertEqual([0, 0], [watcher.failures for watcher in self.node.watchers])
+
+    def test_member_that_leaves_and_comes_back_before_its_viewers_are_gone_stays(self) -> None:
+        self.zone((1, 10), (2, 10))
+        self.watch("_relay._tcp.x")
+        self.node.pool.backends["h1:1935/10.0.0.1"].viewers = 1
+        self.zone((2, 10))
+        self.network.advance(1.1)
+        self.assertEqual({"h1": "draining", "h2": "up"}, self.states())
+        self.zone((1, 10), (2, 10))
+        self.network.advance(1.1)
+        self.assertEqual({"h1": "up", "h2": "up"}, self.states())
+        self.node.pool.backends["h1:1935/10.0.0.1"].viewers = 0
+        self.network.advance(1.1)
+        self.assertEqual({"h1": "up", "h2": "up"}, self.states())
+
+    def test_aggregator_that_the_operator_names_stays(self) -> None:
+        """Called as a member is, by chance."""
+        _, endpoint = self.aggregators["agg2"]
+        settings = NodeSettings(identity=NodeIdentity(name="lb1", tier="balancer"))
+        name = "h1:1935/10.0.0.1"
+        self.node = Balancer(settings, self.network.reactor, [(name, endpoint)], Policy.ANY, BalancingOptions())
+        self.zone((1, 10), (2, 10))
+        self.watch("_relay._tcp.x")
+        self.zone((2, 10))
+        self.network.advance(2)
+        self.assertEqual({"h1": "up", "h2": "up"}, self.states())
+        self.assertIs(endpoint, self.node.pool.backends[name].endpoint)
 
 
 class OptionTests(TierTestCase):

@@ -9,9 +9,11 @@ from relay.names import StreamName
 from relay.net.identity import NodeIdentity
 from relay.net.node import NodeSettings
 from relay.testing import MemoryNetwork, publish
+from relay.tiers import distributor
 from relay.tiers.distributor import Distributor, Options
 from tests.log.model import contents, gops
 from tests.net.driving import log_bytes, make_node, stop_node
+from tests.net.test_discovery import FixedResolver, a, srv
 from tests.net.test_pulling import Foreign
 from tests.tiers.test_options import GOOD, TierTestCase
 from tests.wire import aac_header, avc_header, metadata
@@ -113,6 +115,41 @@ class DistributorTests(SynchronousTestCase):
         stop_node(self.network, self.node)
         stop_node(self.network, second)
         self.start()
+
+    def test_members_by_dns_are_read_in_the_order_of_the_zone(self) -> None:
+        """Also when only a weight changes: nobody is lost, and the preferred one is read after a while."""
+        second, at_second = make_node(self.network, "o2")
+        self.addCleanup(stop_node, self.network, second)
+        endpoints = {"h1": self.at_origin, "h2": at_second, "h3": at_second}
+        self.patch(
+            distributor, "client_endpoint", lambda clock, option, text: endpoints[f"h{text.partition(':port')[0][-1]}"]
+        )
+        options = Options()
+        options.parseOptions(["--name", "a1", "--store", self.directory, "--upstream", "srv:_origin._tcp.x"])
+        settings = NodeSettings(identity=NodeIdentity(name="a1", tier="distributor"))
+        resolver = FixedResolver()
+
+        def zone(*records: tuple[str, int]) -> None:
+            addresses = [a(host, f"10.0.0.{host[1:]}") for host in endpoints]
+            resolver.answer = ([srv(host, weight=weight, ttl=1) for host, weight in records], [], addresses)
+
+        def hosts() -> list[str]:
+            return [link.name.partition(":")[0] for link in self.node.gatherer.links]
+
+        self.node = Distributor(settings, self.network.reactor, [], [], options)
+        self.node.watch("_origin._tcp.x", resolver)
+        zone(("h1", 10), ("h2", 5))
+        self.node.startService()
+        self.network.advance(0.5)
+        self.assertEqual(["h1", "h2"], hosts())
+        zone(("h1", 10), ("h2", 20), ("h3", 15))
+        self.network.advance(1)
+        self.assertEqual(["h2", "h3", "h1"], hosts())
+        self.assertEqual(hosts(), [upstream.name.partition(":")[0] for upstream in self.node.gatherer.upstreams])
+        self.assertEqual(("normal", []), self.node.health())
+        zone(("h1", 10))
+        self.network.advance(2)
+        self.assertEqual((["h1"], 0), (hosts(), self.node.watcher.failures))
 
     def test_plain_rtmp_server_is_asked_for_the_streams_that_were_named(self) -> None:
         """It has no catalogue; positions begin here."""
