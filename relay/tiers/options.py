@@ -324,12 +324,15 @@ class NodeRunner(MultiService):
     def stopService(self) -> Deferred[None]:
         if self._reactor is not None:
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: self._reactor.callFromThread(self._hurry))
+                signal.signal(number, lambda *_: self._reactor.callFromThread(self.hurry))
         return maybeDeferred(super().stopService).addCallback(self._stopped)
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
+        """A second signal has come."""
         for service in self:
-            if isinstance(service, Node):
+            if isinstance(service, NodeRunner):
+                service.hurry()
+            elif isinstance(service, Node):
                 service.drain.hurry()
 
     def _stopped(self, _: object) -> None:

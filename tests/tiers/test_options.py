@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
@@ -17,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay import __version__
 from relay.errors import ConfigError
 from relay.limits import DEFAULT_LIMITS
+from relay.tiers.aggregator import make_aggregator
 from relay.tiers.options import EXIT_CONFIG, NodeOptions, NodeRunner, StoreOptions, client_endpoint, server_endpoint
 from tests.net.peers import Listener
 
@@ -58,6 +60,21 @@ class TierTestCase(SynchronousTestCase):
         self.assertEqual((1, True), (said.count("\n"), said.startswith(f"relay-{tier}: ")), said)
         for word in words:
             self.assertIn(word, said)
+
+
+class RunnerTests(TierTestCase):
+    def test_signals_reach_the_node_of_a_runner_inside(self) -> None:
+        """As ``relay --config FILE --node NAME`` has one."""
+        inner, outer = NodeRunner("relay-aggregator"), NodeRunner("relay")
+        node = make_aggregator(self.parse("aggregator", GOOD["aggregator"]), self.reactor)
+        node.setServiceParent(inner)
+        inner.setServiceParent(outer)
+        said: list[str] = []
+        self.patch(node, "drain", SimpleNamespace(hurry=lambda: said.append("hurry")))
+        inner.on_hangup = lambda: said.append("read again")
+        outer.hurry()
+        outer.hang_up()
+        self.assertEqual(["hurry", "read again"], said)
 
 
 class RefusalTests(TierTestCase):
