@@ -182,12 +182,8 @@ class AccessRules:
             raise AccessRefused("signature", f"this URL is not signed to {request.action} {request.name}")
         if now >= grant.expires:
             raise AccessRefused("expired", "this URL has expired")
-        if grant.network is not None and not _is_in(request.host, grant.network):
+        if grant.network is not None and not is_in(request.host, (grant.network,)):
             raise AccessRefused("signature", "this URL is for another address")
-
-
-def _is_in(host: str, network: Network) -> bool:
-    return is_in(host, (network,))
 
 
 class BackEnd:
