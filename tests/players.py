@@ -10,6 +10,8 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 import attrs
@@ -140,5 +142,11 @@ def _find(run: list[Packet], whole: list[Packet]) -> int:
     for start in range(len(bytes_sent) - len(bytes_seen) + 1):
         if bytes_sent[start : start + len(bytes_seen)] == bytes_seen:
             return start
-    missing = [packet for packet in run if (packet.size, packet.checksum) not in bytes_sent]
-    raise AssertionError(f"no run of the source: {len(run)} packets, {len(missing)} of them unknown: {run[:3]}…")
+    agree = [
+        sum(1 for _ in takewhile(bool, map(eq, bytes_seen, bytes_sent[start:]))) for start in range(len(bytes_sent))
+    ]
+    most = max(agree, default=0)
+    raise AssertionError(
+        f"no run of the source: of {len(run)} packets the first {most} are one, then come {run[most : most + 3]} "
+        f"(after {run[max(0, most - 2) : most]}), in place of {whole[agree.index(most) + most :][:3]}"
+    )
