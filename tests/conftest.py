@@ -27,7 +27,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.programs import is_ci
 
 settings.register_profile("dev", max_examples=100, deadline=None)
-settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile("ci" if is_ci() else "dev")
 
 _REACTOR_ROOMS = frozenset({"net", "tiers", "admin", "integration", "interop"})
