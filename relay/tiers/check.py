@@ -23,7 +23,7 @@ from relay.errors import ConfigError, RelayError
 from relay.net.identity import read_secret_file
 from relay.tiers.clusterfile import ClusterSpec, NodeSpec, load
 from relay.tiers.clusterpage import admin_url
-from relay.tiers.verifying import options_of
+from relay.tiers.verifying import file_faults
 
 GOOD, NOT_NORMAL, BAD = range(3)
 
@@ -47,20 +47,6 @@ def warnings(spec: ClusterSpec) -> Iterator[str]:
     for node in spec:
         if node.admin is None:
             yield f"{node.name} has no admin endpoint: nobody can ask how it is"
-
-
-def doubts(spec: ClusterSpec) -> Iterator[str]:
-    """Files that nodes name in their options, and that can't be used here.
-
-    Raises:
-        ConfigError: an option is wrong.
-    """
-    for node in spec:
-        options = options_of(spec, node)
-        try:
-            options.read_files()
-        except ConfigError as error:
-            yield f"{node.name}: {error} (on this machine)"
 
 
 def check_secret(spec: ClusterSpec) -> None:
@@ -132,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return show_live(spec)
         for line in describe(spec):
             print(line)
-        found = [*warnings(spec), *doubts(spec)]
+        found = [*warnings(spec), *(f"{fault} (on this machine)" for fault in file_faults(spec))]
         for warning in found:
             sys.stderr.write(f"relay-check: warning: {warning}\n")
         return BAD if found and options.strict else GOOD

@@ -374,7 +374,9 @@ def make_node(options: Options, reactor: Any) -> MultiService:
     spec = options.cluster()
     node = spec.node(options["node"])
     tier = namedAny(f"relay.tiers.{node.tier}")
-    service: MultiService = tier.makeService(options_of(spec, node), reactor)
+    node_options = options_of(spec, node)
+    log_as_json(node_options, node=node.name, tier=node.tier)
+    service: MultiService = tier.makeService(node_options, reactor)
     return service
 
 

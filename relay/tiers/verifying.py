@@ -6,6 +6,7 @@ Owns the reading of ``options``, which a file's reader passes on as they are, by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.python.reflect import namedAny
@@ -31,15 +32,25 @@ def options_of(spec: ClusterSpec, node: NodeSpec) -> Any:
     return options
 
 
-def check_options(spec: ClusterSpec) -> None:
-    """Can all nodes, on this machine, start as they are described?
+def file_faults(spec: ClusterSpec) -> Iterator[str]:
+    """Files that nodes name in their options, and that can't be used here.
 
     Raises:
-        ConfigError: an option is wrong, or a file that it names can't be used.
+        ConfigError: an option is wrong.
     """
     for node in spec:
         options = options_of(spec, node)
         try:
             options.read_files()
         except ConfigError as error:
-            raise ConfigError(f"{node.name}: {error}") from None
+            yield f"{node.name}: {error}"
+
+
+def check_options(spec: ClusterSpec) -> None:
+    """Can all nodes, on this machine, start as they are described?
+
+    Raises:
+        ConfigError: an option is wrong, or a file that it names can't be used.
+    """
+    for fault in file_faults(spec):
+        raise ConfigError(fault)

@@ -7,10 +7,13 @@ import json
 import signal
 from typing import Any
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relay.tiers import jsonlogs
+from relay.tiers.cluster import Options, make_node
 from relay.tiers.jsonlogs import FAILURE_CHARACTERS, MESSAGE_CHARACTERS, JsonObserver, is_json_line
 from tests.cluster import ClusterTestCase
 
@@ -57,6 +60,18 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual([line, line], self.out.getvalue().splitlines())
         for other in ("hello", "[1]", '{"time": "then', '{"a": 1}', ""):
             self.assertFalse(is_json_line(other), other)
+
+
+class NodeOfFileTests(SynchronousTestCase):
+    """``relay --config FILE --node NAME --json-logs``."""
+
+    def test_lines_say_of_which_tier_the_node_is(self) -> None:
+        labels: dict[str, str] = {}
+        self.patch(jsonlogs, "_labels", labels)
+        options = Options()
+        options.parseOptions(["--node", "agg1", "--json-logs"])
+        make_node(options, MemoryReactorClock())
+        self.assertEqual({"node": "agg1", "tier": "aggregator"}, labels)
 
 
 class TwistdTests(ClusterTestCase):
