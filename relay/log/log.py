@@ -38,6 +38,9 @@ from relay.log.state import LogState
 from relay.log.storage import Storage, index_bytes
 from relay.rtmp.messages import MediaMessage
 
+COPY_BACK_MS = 3000
+"""Of media.  Twice what a node may be behind its neighbour before it is left (:mod:`relay.net.timings`)."""
+
 
 @attrs.define
 class _Batch:
@@ -144,6 +147,21 @@ class StreamLog:
         """Where a newcomer starts; None: nothing to start from yet."""
         points = self.join_points
         return points[-1] if points and points[-1].offset >= self._run_start else None
+
+    def copy_start(self) -> LogStart:
+        """Where a copy that has nothing yet starts: at a join point that is ``COPY_BACK_MS`` old, or at the first byte that
+        is not older.
+
+        Not at the newest: those who turn to the copy when another one dies may not have read as far as that.
+        """
+        wanted = self.end_time_ms - COPY_BACK_MS
+        for point in reversed(self.join_points):
+            if point.offset < self._run_start:
+                break
+            if point.time_ms <= wanted:
+                return point
+        first = self.rtmp.find(max(self._run_start, self.rtmp.start))
+        return self.end_point() if first is None else first.first
 
     def join_point_at_or_before(self, offset: int) -> JoinPoint | None:
         """The last join point from which ``offset`` can be read up to without a gap."""

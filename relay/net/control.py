@@ -210,7 +210,7 @@ class ControlServer:
     def _resume(
         self, protocol: RtmpServerProtocol, request: PlayRequested, stream: LiveStream, epoch: int, offset: int
     ) -> None:
-        """Exactly where it asked if that is here; the next epoch, if that one is over; else the newest join point."""
+        """Exactly where it asked if that is here; the next epoch, if that one is over; else a little back."""
         form = ReplicaForm(protocol, request.message_stream_id)
         log = stream.find_epoch(epoch)
         if log is not None and log.start <= offset and (offset == log.end or log.rtmp.find(offset) is not None):
@@ -222,7 +222,7 @@ class ControlServer:
             start = beginning_of(log)
         else:
             log = stream.log
-            start = log.newest_join_point() or log.end_point()
+            start = log.copy_start()
         protocol.session.accept_play(request, start_info(log.epoch, start))
         protocol.start_replica(stream, form).start_at(log, start)
 

@@ -66,6 +66,11 @@ class FlushQueue:
             if self._call is None:
                 self._call = self._clock.callLater(wait, self._run)
 
+    def hurry(self, stream: Flushed) -> None:
+        """Don't let it wait any longer, if it does."""
+        if stream in self._due:
+            self._flush(stream)
+
     def discard(self, stream: Flushed) -> None:
         """It is gone."""
         self._due.pop(stream, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from relay.errors import RelayError, RemoteProtocolError
 from relay.net.failover import FailoverFactory, Upstream
+from relay.net.intake import Intake
 from relay.net.positions import read_position
 from relay.net.rtmp_client import ClientSettings, RtmpClientProtocol
 from relay.rtmp.events import Event, MediaReceived, PlayStarted, StatusReceived, StreamEnded
@@ -25,6 +26,7 @@ class Reading(RtmpClientProtocol):
     """One connection that plays the stream from a position on: its next message stands at ``(epoch, offset)``."""
 
     factory: FailoverFactory
+    intake: Intake
 
     def __init__(self, settings: ClientSettings, replica: Replica, upstream: Upstream) -> None:
         super().__init__(settings, replica.name.app, f"rtmp://{upstream.name}/{replica.name.app}")
@@ -32,6 +34,10 @@ class Reading(RtmpClientProtocol):
         self.epoch = 0
         self.offset = 0
         self._replica = replica
+
+    def connectionMade(self) -> None:
+        self.intake = Intake(self.transport)
+        super().connectionMade()
 
     def created(self, message_stream_id: int) -> None:
         if self.peer_node is None:

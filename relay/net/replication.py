@@ -228,6 +228,8 @@ class Replica:
         reading.epoch, reading.offset = told.epoch, told.offset
         if reading not in self._readings:
             self._readings[reading] = None
+            assert self._stream is not None
+            self._stream.intakes[reading.intake] = None
             seconds = self._interruption.ended(reading.upstream.shown)
             if seconds:
                 self._resumed_until_ms = self.time_ms + int(1000 * seconds)
@@ -275,6 +277,8 @@ class Replica:
             self._interruption.began(reading.upstream.shown, outcome)
         if self._stream is not None:
             self._stream.flush()
+            if reading in self._readings:
+                self._stream.intakes.pop(reading.intake, None)
         self._readings.pop(reading, None)
         for other in self._readings:  # that read on
             self._interruption.ended(other.upstream.shown)

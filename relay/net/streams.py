@@ -18,6 +18,7 @@ from relay.limits import Limits
 from relay.log.log import StreamLog
 from relay.names import StreamName
 from relay.net.flushing import FlushQueue
+from relay.net.intake import Intake
 from relay.net.wakeup import Follower, Wakeup
 
 
@@ -56,7 +57,8 @@ class LiveStream:
         self.name = name
         self._flushes = flushes
         self.log = log
-        self.wakeup = Wakeup(clock, merge_seconds)
+        self.wakeup = Wakeup(clock, merge_seconds, self)
+        self.intakes: dict[Intake, None] = {}  # that its bytes come from, if they may wait
         self.viewers: dict[Reader, None] = {}
         self.is_live = False
         self.source = ""  # who feeds it, in words, for people
@@ -110,6 +112,7 @@ class LiveStream:
         """
         reached: Deferred[LiveStream] = Deferred(self._forget)
         self._ahead.append((offset, is_flv, reached))
+        self.watch()
         return reached
 
     def flush_soon(self) -> None:
@@ -124,6 +127,21 @@ class LiveStream:
                 self._tell_ahead(self.log.end, self.log.flv_end)
             if self.on_flush is not None:
                 self.on_flush(self)
+            if self.wakeup.is_patient and not self._ahead:
+                for intake in self.intakes:
+                    intake.hold()
+
+    def draw(self) -> None:
+        """Take in what upstream has sent, and write it: readers are about to be woken (:mod:`relay.net.intake`)."""
+        for intake in list(self.intakes):
+            intake.draw()
+        if self.intakes:
+            self._flushes.hurry(self)
+
+    def watch(self) -> None:
+        """Take in what comes from now on as it comes."""
+        for intake in self.intakes:
+            intake.release()
 
     def succeed(self, log: StreamLog) -> None:
         """A new epoch goes on where the present one ends."""

@@ -22,6 +22,9 @@ readers are few, they are woken at once, however many newcomers there are.
 
     merged: interval = bound x min(1, flowing / FULL), in ticks of at least TICK, and at most SLICES of them
 
+Nobody needs the bytes before somebody is woken.  So while wake-ups wait, the *source* may let bytes wait as well; it is
+asked for them before each tick.
+
 Readers that keep up are then all at one place, and are sent by one loop (:mod:`relay.net.cohort`); the others are
 pumped one by one.
 
@@ -31,7 +34,8 @@ good while few watch).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -41,7 +45,8 @@ from relay.net.cohort import Cohorts
 EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system calls
 FULL = 1000  # followers from which the whole interval is used
 TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
-SLICES = 10  # at the most: a tick costs about 60 us besides its readers, and 300 readers in a tick about 3 ms
+PER_SLICE = 250  # followers, before there is another slice: 2 ms of system calls, in which nothing else is served
+SLICES = 10  # at the most: a tick costs about 300 us besides its followers, most of it for taking in what has come
 
 
 class Follower(Protocol):
@@ -57,6 +62,16 @@ class Follower(Protocol):
         """Be sent what others are sent, if it stands where they do; then it is not pumped until it falls out."""
 
 
+class Source(Protocol):
+    """Where the bytes come from that followers are woken for."""
+
+    def draw(self) -> None:
+        """Have what has come by now: followers are about to be woken.  Raises nothing."""
+
+    def watch(self) -> None:
+        """Have what comes as it comes: nobody is about to be woken, or all are at once."""
+
+
 class Wakeup:
     """Wakes the followers of one stream.
 
@@ -66,12 +81,17 @@ class Wakeup:
     Args:
         clock: the reactor.
         bound: longest time that wake-ups are merged for, seconds; 0 wakes at once however many there are.
+        source: told when it may let bytes wait.
     """
 
-    def __init__(self, clock: IReactorTime, bound: float = 0.1) -> None:
+    def __init__(self, clock: IReactorTime, bound: float, source: Source) -> None:
+        self._clock = clock
         self._bound = bound
-        self._readers = _Group(clock, lambda: self.interval, self._resize, self._fall_in)
-        self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote)
+        self._source = source
+        self._taken_at = 0.0  # when all that had come was taken in
+        self._drawing_since: float | None = None  # what is being drawn has come since then
+        self._readers = _Group(clock, lambda: self.interval, self._resize, self._fall_in, self._ticks)
+        self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote, self._ticks)
 
     def __len__(self) -> int:
         return len(self._readers.followers) + len(self._newcomers.followers)
@@ -87,6 +107,13 @@ class Wakeup:
         count = self._readers.flowing + self._newcomers.flowing
         return 0.0 if count <= EAGER else self._bound * min(1.0, count / FULL)
 
+    @property
+    def is_patient(self) -> bool:
+        """Will all that are woken be woken by ticks, before each of which the source is asked for what it has?"""
+        return not (self._readers.is_eager or self._newcomers.is_eager) and (
+            self._readers.is_waiting or self._newcomers.is_waiting
+        )
+
     def add(self, follower: Follower) -> None:
         """Wake ``follower`` from now on; adding it again is harmless."""
         (self._readers if follower.is_known_to_read() else self._newcomers).add(follower)
@@ -98,8 +125,11 @@ class Wakeup:
 
     def notify(self) -> None:
         """There is more to send."""
-        self._readers.notify()
-        self._newcomers.notify()
+        now = self._clock.seconds()
+        since = now if self._drawing_since is None else self._drawing_since
+        self._taken_at = now
+        self._readers.notify(since)
+        self._newcomers.notify(since)
 
     def close(self) -> None:
         """Forget everybody and stop the clock."""
@@ -117,6 +147,19 @@ class Wakeup:
     def _resize(self) -> None:
         self._readers.resize()
         self._newcomers.resize()
+        self._look()
+
+    @contextmanager
+    def _ticks(self) -> Iterator[None]:
+        self._drawing_since, self._taken_at = self._taken_at, self._clock.seconds()
+        self._source.draw()
+        self._drawing_since = None
+        yield
+        self._look()
+
+    def _look(self) -> None:
+        if not self.is_patient:
+            self._source.watch()
 
 
 class _Group:
@@ -126,6 +169,7 @@ class _Group:
         interval: seconds that wake-ups are merged for at present.
         resize: called when the number of flowing followers has changed; calls ``resize`` of all groups.
         woken: called with each follower that was woken alone and stayed.
+        ticks: what a tick is done in.
     """
 
     def __init__(
@@ -134,12 +178,14 @@ class _Group:
         interval: Callable[[], float],
         resize: Callable[[], None],
         woken: Callable[[Follower], None],
+        ticks: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
         self._clock = clock
         self._interval = interval
         self._resize_all = resize
         self._woken = woken
+        self._ticks = ticks
         self._congested: set[Follower] = set()  # those that were, when they were last woken
         self._slices = [_Slice()]
         self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
@@ -150,6 +196,16 @@ class _Group:
     def flowing(self) -> int:
         """How many are not known to be congested."""
         return len(self.followers) - len(self._congested)
+
+    @property
+    def is_eager(self) -> bool:
+        """Is somebody here woken by each notify?"""
+        return len(self._slices) == 1 and bool(self.followers)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Is a tick to come?"""
+        return bool(self._dirty)
 
     def add(self, follower: Follower) -> None:
         if follower in self.followers:
@@ -172,13 +228,15 @@ class _Group:
         if follower.fall_in(slice_.cohorts):
             slice_.alone.pop(follower, None)
 
-    def notify(self) -> None:
+    def notify(self, since: float) -> None:
+        """There is more to send, and has been for some time."""
+        if not self.followers:
+            return
         if len(self._slices) == 1:
             self._wake(self._slices[0])
             return
-        now = self._clock.seconds()
         for index in range(len(self._slices)):
-            self._dirty.setdefault(index, now)
+            self._dirty.setdefault(index, since)
         self._schedule()
 
     def close(self) -> None:
@@ -191,8 +249,8 @@ class _Group:
 
     def resize(self) -> None:
         """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
-        wanted = min(SLICES, max(1, int(self._interval() / TICK)))
-        if wanted == len(self._slices) or (wanted > 1 and abs(wanted - len(self._slices)) < 3):
+        wanted, present = self._slices_wanted(), len(self._slices)
+        if wanted == present or wanted == present - 1 > 1:
             return
         waiting_since = min(self._dirty.values(), default=None)
         self._cancel()
@@ -209,7 +267,11 @@ class _Group:
             self._dirty = dict.fromkeys(range(wanted), waiting_since)
             self._schedule()
         else:
-            self.notify()
+            self.notify(waiting_since)
+
+    def _slices_wanted(self) -> int:
+        ticks = int(self._interval() / TICK)
+        return 1 if ticks < 2 else min(ticks, SLICES, max(2, -(-self.flowing // PER_SLICE)))
 
     def _schedule(self) -> None:
         if self._dirty and self._call is None:
@@ -230,12 +292,14 @@ class _Group:
         return [index for index in order if index in self._dirty]
 
     def _tick(self) -> None:
-        self._call = None
-        index = self._in_turn()[0]
-        self._next = (index + 1) % len(self._slices)
-        del self._dirty[index]
-        self._wake(self._slices[index])
-        self._schedule()
+        with self._ticks():
+            self._cancel()
+            if self._dirty:
+                index = self._in_turn()[0]
+                self._next = (index + 1) % len(self._slices)
+                del self._dirty[index]
+                self._wake(self._slices[index])
+                self._schedule()
 
     def _wake(self, slice_: _Slice) -> None:
         before = len(self._congested)
@@ -255,9 +319,9 @@ class _Group:
             slice_.cohorts.disband()
 
     def _cancel(self) -> None:
-        if self._call is not None:
+        if self._call is not None and self._call.active():  # it is not, within a tick
             self._call.cancel()
-            self._call = None
+        self._call = None
 
 
 class _Slice:

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from relay.errors import LogDiverged, LogError, PositionUnavailable
 from relay.log.cursor import CursorState
 from relay.log.headers import HeadersInForce
-from relay.log.log import StreamLog
+from relay.log.log import COPY_BACK_MS, StreamLog
 from relay.log.options import LogOptions
 from relay.log.points import ORIGIN_START, LogStart
 from relay.log.segment import MemorySource
@@ -172,6 +172,31 @@ class PlaceTests(LogTestCase):
     def test_newest_join_point(self) -> None:
         self.assertEqual(3000, self.log.newest_join_point().time_ms)
         self.assertIsNone(self.make().newest_join_point())
+
+    def test_copy_of_a_log_that_runs_for_long_starts_a_little_back(self) -> None:
+        log = self.make(sent=h264_aac_stream(20))
+        start = log.copy_start()
+        self.assertIn(start, log.join_points)
+        self.assertLessEqual(start.time_ms, log.end_time_ms - COPY_BACK_MS)
+        self.assertGreater(start.time_ms, log.end_time_ms - COPY_BACK_MS - 1001)
+
+    def test_copy_of_a_young_log_starts_at_its_first_byte(self) -> None:
+        """Its headers come before its first join point."""
+        for seconds in (0, 1, 2):
+            self.assertEqual(LogStart(), self.make(sent=h264_aac_stream(seconds)).copy_start())
+
+    def test_copy_starts_after_a_hole(self) -> None:
+        log = self.make(sent=h264_aac_stream(20))
+        after = LogStart(log.end + 1000, log.flv_end + 1100, 60_000, log.headers)
+        log.skip_to(after)
+        self.assertEqual(after, log.copy_start())
+        fill(log, gops(2, start=60_000))
+        self.assertEqual(after, log.copy_start())
+
+    def test_copy_starts_at_what_retention_has_left(self) -> None:
+        log = self.make(options=LogOptions(segment_bytes=1000, keep_ms=1), sent=h264_aac_stream(20))
+        self.assertGreater(log.start, 0)
+        self.assertEqual(log.start, log.copy_start().offset)
 
     def test_join_point_at_or_before(self) -> None:
         one, two = self.log.join_points[:2]

@@ -354,14 +354,22 @@ class ReplicateTests(ControlTestCase):
         self.network.carry()
         self.assertEqual(gops(1, start=1200), copy.media)
 
-    def test_unknown_position_starts_at_the_newest_join_point_and_says_so(self) -> None:
+    def test_unknown_position_starts_a_little_back_and_says_so(self) -> None:
+        """So that whoever turns to the copy later, from another that has died, is not behind its first byte."""
+        publish(self.stream, gops(10, start=1200))
         for epoch, offset in ((0, 0), (self.log.epoch + 1, 5), ("x", "y"), (-1, -5), (10**30, 10**30)):
             copy = self.ask(epoch, offset)
             (told,) = copy.positions
-            join = self.log.newest_join_point()
+            join = self.log.copy_start()
             start = LogStart(join.offset, join.flv_offset, join.time_ms, join.headers)
             self.assertEqual((self.log.epoch, start), (told.epoch, told.start))
-            self.assertEqual(MESSAGES[23:], copy.media)
+            self.assertEqual(gops(10, start=1200)[20:], copy.media)
+
+    def test_stream_that_has_just_begun_is_copied_from_its_first_byte(self) -> None:
+        """Both members of a pair have the same bytes then, whoever was there first."""
+        copy = self.ask(0, 0)
+        (told,) = copy.positions
+        self.assertEqual((LogStart(), MESSAGES), (told.start, copy.media))
 
     def test_stream_that_is_not_here_is_refused(self) -> None:
         copy = connect(self.network, self.endpoint, Neighbour(play="absent?epoch=0&offset=0"))

@@ -167,6 +167,17 @@ class ResumeTests(ReplicaTestCase):
             (log_bytes(MESSAGES), 1, 0), (self.copy, self.counts.failovers.total(), self.counts.bytes_missing)
         )
 
+    def test_bytes_may_wait_at_whoever_is_read(self) -> None:
+        """And at nobody else (relay.net.intake)."""
+        self.begin(messages=MESSAGES[:20])
+        (first,) = self.stream.intakes
+        self.kill("a")
+        self.assertFalse(self.stream.intakes)
+        self.b.start(position_info(*self.b.asked))
+        self.network.carry()
+        (second,) = self.stream.intakes
+        self.assertIsNot(first, second)
+
     def test_bytes_published_while_an_upstream_was_lost_are_counted(self) -> None:
         """That is, as far into the media as the loss took; what is published later is not."""
         self.begin(messages=MESSAGES[:20])
@@ -360,6 +371,12 @@ class MergeTests(ReplicaTestCase):
         self.b.send(MESSAGES[18:])
         self.network.carry()
         self.assertEqual((log_bytes(MESSAGES), 0, 0), (self.copy, self.counts.bytes_missing, self.counts.diverged))
+
+    def test_bytes_may_wait_at_both(self) -> None:
+        self.begin(self.a, MESSAGES[:20])
+        self.b.start(start_info(EPOCH, LogStart()))
+        self.network.carry()
+        self.assertEqual(2, len(self.stream.intakes))
 
     def test_messages_are_taken_from_whoever_is_ahead(self) -> None:
         self.begin(self.a, MESSAGES[:10])

@@ -10,8 +10,10 @@ from relay.errors import LimitExceeded
 from relay.limits import DEFAULT_LIMITS
 from relay.log.points import LogStart
 from relay.names import StreamName
+from relay.net.flushing import AT_ONCE
 from relay.net.streams import Hub, StreamNotFound
 from relay.net.viewer import RtmpForm, Viewer
+from relay.net.wakeup import EAGER
 from relay.testing import CongestibleTransport, ManualReactor, make_hub, memory_log, publish
 from tests.log.model import gops
 from tests.net.driving import Recorder
@@ -121,6 +123,24 @@ class HubTests(SynchronousTestCase):
         self.assertAlmostEqual(8 * stream.log.end, stream.bits_per_second)
 
 
+class FakeIntake:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.bring = lambda: None
+
+    def hold(self) -> None:
+        self.told.append("hold again" if "hold" in self.told[-1:] else "hold")
+
+    def release(self) -> None:
+        self.told.append("release")
+
+    def draw(self) -> None:
+        self.told.append("draw")
+        self.bring()
+
+
 class LiveStreamTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = ManualReactor()
@@ -174,6 +194,60 @@ class LiveStreamTests(SynchronousTestCase):
         publish(self.stream, gops(1, start=400))
         self.successResultOf(first)
         self.assertIsNone(self.successResultOf(second))
+
+    def test_upstream_may_wait_while_a_crowd_does(self) -> None:
+        """It is asked for what it has before some are woken, and watched again when all have been."""
+        crowd = [self.view() for _ in range(EAGER + 200)]
+        intake = self.feed()
+        self.assertEqual("hold", intake.told[-1])
+        self.clock.advance(self.hub.merge_seconds)
+        self.assertEqual(["hold", "draw", "draw", "release"], [told for told in intake.told if told != "hold again"])
+        self.assertEqual({self.stream.log.end}, {viewer.offset for viewer in crowd})
+
+    def test_what_is_drawn_is_sent_at_once(self) -> None:
+        """Also where many streams would have it wait to be written."""
+        crowd = [self.view() for _ in range(EAGER + 200)]
+        for number in range(AT_ONCE):
+            self.hub.add(StreamName("live", f"other{number}"), memory_log())
+        intake = self.feed()
+        more = gops(1, start=800)
+
+        def bring() -> None:
+            for message in more:
+                self.stream.log.append(message)
+            more.clear()
+            self.stream.flush_soon()
+
+        intake.bring = bring
+        end = self.stream.log.end
+        self.clock.advance(self.hub.merge_seconds / 2)
+        self.assertFalse(more)
+        self.assertGreater(self.stream.log.end, end)
+        self.assertIn(self.stream.log.end, {viewer.offset for viewer in crowd})
+
+    def test_upstream_never_waits_for_few(self) -> None:
+        self.view()
+        self.assertNotIn("hold", self.feed().told)
+
+    def test_upstream_does_not_wait_while_somebody_waits_for_an_offset(self) -> None:
+        """A session that goes on here, say."""
+        for _ in range(EAGER + 200):
+            self.view()
+        intake = self.feed()
+        reached = self.stream.when_reached(1 << 40)
+        self.assertEqual("release", intake.told[-1])
+        publish(self.stream, gops(1, start=800))
+        self.assertEqual("release", intake.told[-1])
+        reached.cancel()
+        self.failureResultOf(reached, CancelledError)
+        publish(self.stream, gops(1, start=1200))
+        self.assertEqual("hold", intake.told[-1])
+
+    def feed(self) -> FakeIntake:
+        intake = FakeIntake()
+        self.stream.intakes[intake] = None
+        publish(self.stream, gops(1, start=400))
+        return intake
 
     def test_former_epochs_are_found_while_they_are_kept(self) -> None:
         old = self.stream.log

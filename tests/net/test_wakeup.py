@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.net.wakeup import EAGER, FULL, SLICES, Wakeup
+from relay.net.wakeup import EAGER, FULL, PER_SLICE, SLICES, Wakeup
 
 BOUND = 0.1
 MS = 0.001
@@ -38,6 +38,26 @@ class Follower:
         return False
 
 
+class Source:
+    """Notes when it is asked for what it has, and when it is told to go on by itself; has something each time, if told
+    so."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.drawn: list[float] = []
+        self.watched = 0
+        self.wakeup: Wakeup | None = None
+        self.has_more = False
+        self._clock = clock
+
+    def draw(self) -> None:
+        self.drawn.append(self._clock.seconds())
+        if self.has_more and self.wakeup is not None:
+            self.wakeup.notify()
+
+    def watch(self) -> None:
+        self.watched += 1
+
+
 def advance(clock: Clock, seconds: float) -> None:
     for _ in range(round(seconds / MS)):
         clock.advance(MS)
@@ -46,7 +66,8 @@ def advance(clock: Clock, seconds: float) -> None:
 class WakeupTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.wakeup = Wakeup(self.clock, BOUND)
+        self.source = Source(self.clock)
+        self.wakeup = self.source.wakeup = Wakeup(self.clock, BOUND, self.source)
 
     def add(self, count: int, then=None, reads: bool = False) -> list[Follower]:
         followers = [Follower(self.clock, then, reads) for _ in range(count)]
@@ -88,19 +109,30 @@ class WakeupTests(SynchronousTestCase):
         self.assertEqual({1}, {len(follower.times) for follower in followers})
 
     def test_wake_ups_are_spread_over_the_interval(self) -> None:
-        """No tick is a burst: with 1000 followers and ticks of 5 ms, about 50 at a time."""
-        followers = self.add(FULL)
-        self.wakeup.notify()
-        advance(self.clock, BOUND + MS)
-        per_tick = Counter(round(follower.times[0], 4) for follower in followers)
-        slices = SLICES
-        self.assertGreaterEqual(len(per_tick), slices - 3)
-        self.assertLessEqual(max(per_tick.values()), 2 * FULL // slices)
+        """No tick is a burst: PER_SLICE at a time, while there are no more ticks than SLICES."""
+        for count in (FULL, PER_SLICE * SLICES):
+            self.wakeup.close()
+            followers = self.add(count)
+            self.wakeup.notify()
+            begun = self.clock.seconds()
+            advance(self.clock, BOUND + MS)
+            per_tick = Counter(round(follower.times[0] - begun, 4) for follower in followers)
+            self.assertEqual(count // PER_SLICE, len(per_tick))
+            self.assertEqual({PER_SLICE}, set(per_tick.values()))
+
+    def test_few_followers_are_dealt_into_two_slices(self) -> None:
+        """From where wake-ups are merged on, and again when some have left."""
+        for count in (2 * EAGER, PER_SLICE, 2 * PER_SLICE):
+            self.wakeup.close()
+            followers = self.add(count)
+            self.wakeup.notify()
+            advance(self.clock, BOUND + MS)
+            self.assertEqual(2, len({follower.times[0] for follower in followers}))
 
     def test_interval_grows_with_the_number_of_followers(self) -> None:
         """Whether they are known to read, or not yet."""
         for reads in (True, False):
-            self.wakeup = Wakeup(self.clock, BOUND)
+            self.wakeup = Wakeup(self.clock, BOUND, self.source)
             intervals = []
             for _ in range(4):
                 self.add(FULL // 4, reads=reads)
@@ -155,7 +187,7 @@ class WakeupTests(SynchronousTestCase):
         self.assertEqual(BOUND, self.wakeup.newcomers_interval)
 
     def test_bound_of_zero_wakes_at_once_however_many_there_are(self) -> None:
-        self.wakeup = Wakeup(self.clock, 0)
+        self.wakeup = Wakeup(self.clock, 0, self.source)
         followers = self.add(3 * FULL)
         self.wakeup.notify()
         self.assertEqual({1}, {len(follower.times) for follower in followers})
@@ -209,6 +241,68 @@ class WakeupTests(SynchronousTestCase):
         self.assertTrue(all(follower.times for follower in followers[: EAGER // 2]))
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_source_is_asked_for_what_it_has_before_each_tick(self) -> None:
+        """So it may let bytes wait as long as wake-ups do: and is told when they don't any more."""
+        followers = self.add(FULL, reads=True)
+        self.wakeup.notify()
+        self.assertTrue(self.wakeup.is_patient)
+        told = self.source.watched
+        advance(self.clock, BOUND / 2)
+        self.assertEqual(told, self.source.watched)
+        advance(self.clock, BOUND / 2 + MS)
+        self.assertFalse(self.wakeup.is_patient)
+        self.assertEqual(told + 1, self.source.watched)
+        self.assertEqual(sorted({follower.times[0] for follower in followers}), self.source.drawn)
+
+    def test_source_that_always_has_more_is_asked_at_an_even_pace(self) -> None:
+        """What is drawn at a tick may have come since the one before: so each follower is woken once an interval, and
+        no slice's turn slips."""
+        self.source.has_more = True
+        followers = self.add(FULL, reads=True)
+        self.wakeup.notify()
+        advance(self.clock, 10 * BOUND)
+        for follower in followers:
+            gaps = [b - a for a, b in zip(follower.times, follower.times[1:], strict=False)]
+            self.assertGreaterEqual(len(gaps), 8)
+            self.assertLessEqual(max(gaps), BOUND + 2 * MS)
+            self.assertGreaterEqual(min(gaps), BOUND - 5 * MS)
+        told = self.source.watched
+        self.source.has_more = False
+        advance(self.clock, 2 * BOUND)
+        self.assertEqual((told + 1, []), (self.source.watched, self.clock.getDelayedCalls()))
+
+    def test_source_does_not_wait_for_the_few_that_are_woken_at_once(self) -> None:
+        """Nor does it because of a crowd that has just come."""
+        self.add(EAGER, reads=True)
+        self.wakeup.notify()
+        self.assertFalse(self.wakeup.is_patient)
+        self.add(FULL)
+        self.wakeup.notify()
+        self.assertFalse(self.wakeup.is_patient)
+
+    def test_source_is_told_when_the_crowd_leaves(self) -> None:
+        """Wake-ups are not merged any more then."""
+        crowd = self.add(FULL, reads=True)
+        self.wakeup.notify()
+        told = self.source.watched
+        for follower in crowd[EAGER // 2 :]:
+            self.wakeup.remove(follower)
+        self.assertFalse(self.wakeup.is_patient)
+        self.assertGreater(self.source.watched, told)
+
+    def test_crowd_that_leaves_while_the_source_is_asked(self) -> None:
+        """What it has may end the stream."""
+        crowd = self.add(FULL, reads=True)
+        self.wakeup.notify()
+
+        def leave() -> None:
+            for follower in crowd:
+                self.wakeup.remove(follower)
+
+        self.source.draw = leave
+        advance(self.clock, BOUND)
+        self.assertEqual((0, []), (len(self.wakeup), self.clock.getDelayedCalls()))
+
     def test_close_stops_the_clock(self) -> None:
         self.add(FULL)
         self.wakeup.notify()
@@ -224,7 +318,7 @@ def become_reader(follower: Follower) -> None:
 def test_whoever_was_there_at_a_notify_is_woken_within_the_bound(steps) -> None:
     """The invariant, whatever joins and leaves in between."""
     clock = Clock()
-    wakeup = Wakeup(clock, BOUND)
+    wakeup = Wakeup(clock, BOUND, Source(clock))
     present: list[Follower] = []
     owed: dict[Follower, float] = {}
     for step, amount in [*steps, ("wait", 400)]:
