@@ -38,6 +38,7 @@ from servers import (
     wait_for_picture,
 )
 
+MERGED_MS = 200  # twice what the aggregator merges for
 PEER = "HAProxy, its best"
 HAPROXY = """\
 global
@@ -86,11 +87,15 @@ def haproxy(options: str) -> Proxy:
     return start
 
 
-def balancer(stack: ExitStack, backend: int, scratch: Path) -> tuple[int, int]:
+def balancer(*options: str) -> Proxy:
     """Ours."""
-    only = f"agg1=tcp:127.0.0.1:{backend}"
-    process, port = node(stack, "balancer", "lb1", SERVER_CORE, "--aggregator", only, scratch=scratch)
-    return process.pid, port
+
+    def start(stack: ExitStack, backend: int, scratch: Path) -> tuple[int, int]:
+        only = f"agg1=tcp:127.0.0.1:{backend}"
+        process, port = node(stack, "balancer", "lb1", SERVER_CORE, "--aggregator", only, *options, scratch=scratch)
+        return process.pid, port
+
+    return start
 
 
 def bulk_balancer(stack: ExitStack, backend: int, scratch: Path) -> tuple[int, int]:
@@ -175,7 +180,7 @@ def main() -> None:
         add_best(report, [{}], "gbit_per_second", max)
     else:
         report = Report(title=f"splice, {options.kbits:g} kbit/s", columns=COLUMNS, peer=PEER)
-        proxies = {"relay": balancer, **ways}
+        proxies = {"relay": balancer(), f"relay, {MERGED_MS} ms": balancer("--merge-ms", str(MERGED_MS)), **ways}
         points: list[dict[str, object]] = [{"viewers": count} for count in options.viewers or [500, 2000]]
         report.rows = [Row(name=name, point=point) for point in points for name in proxies]
         take = functools.partial(measure, kbits=options.kbits, seconds=options.seconds, settle=options.settle)

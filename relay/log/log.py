@@ -149,8 +149,8 @@ class StreamLog:
         return points[-1] if points and points[-1].offset >= self._run_start else None
 
     def copy_start(self) -> LogStart:
-        """Where a copy that has nothing yet starts: at a join point that is ``COPY_BACK_MS`` old, or at the first byte that
-        is not older.
+        """Where a copy that has nothing yet starts: at a join point that is ``COPY_BACK_MS`` old, or at the first byte
+        if that is not older.
 
         Not at the newest: those who turn to the copy when another one dies may not have read as far as that.
         """

@@ -46,6 +46,7 @@ class BalancingOptions:
     connect_seconds: float = CONNECT_SECONDS
     hold_seconds: float = 10.0  # a viewer waits for a backend; 0 holds nobody
     held_viewers: int = 4096  # at once
+    merge_seconds: float = 0.0  # that bytes for viewers may be gathered for; 0: each is passed on at once
     pin: str | None = None  # the name of the one backend to use
     secret: bytes = attrs.field(default=b"", repr=False)  # proves the PROXY header
     name: str = ""  # of this balancer, as its control connections say it; without it aggregators report no sessions
@@ -87,7 +88,8 @@ class BalancerFactory(ServerFactory):
         self.limits = limits
         self.options = options if options is not None else BalancingOptions()
         self.clock: IReactorTime = clock if clock is not None else reactor
-        self.splicer = splicer if splicer is not None else Splicer(reactor, limits, clock=self.clock)
+        merge_seconds = self.options.merge_seconds
+        self.splicer = splicer or Splicer(reactor, limits, clock=self.clock, merge_seconds=merge_seconds)
         self.make_session_id = make_session_id
         self.admission = Admission(limits, self.clock, self._descriptors)
         self.waiting = WaitingRoom(self.clock, pool, self.options.held_viewers, self.options.pin)

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
 from relay.limits import DEFAULT_LIMITS, Limits
 from relay.net.copying import CopyPair
 from relay.net.legs import can_splice
+from relay.net.pacing import Pacer
 from relay.net.pipes import PipePool
 from relay.net.portable_pair import PortablePair
 from relay.net.readiness import ReadinessLoop
@@ -31,7 +32,7 @@ class Splicer:
     Args:
         reactor: runs the loop that watches the sockets.
         clock: measures the limits; the reactor, but for tests.
-        read_low_water: see :class:`relay.net.splice.SplicePair`.
+        merge_seconds: how long bytes for viewers may be gathered (:mod:`relay.net.pacing`); 0: not at all.
         can_splice: whether the kernel may move a transport's bytes; if not, they are copied.
     """
 
@@ -42,7 +43,7 @@ class Splicer:
         *,
         clock: IReactorTime | None = None,
         pipes: PipePool | None = None,
-        read_low_water: int = 1,
+        merge_seconds: float = 0.0,
         can_splice: Callable[[ITransport], bool] = can_splice,
     ) -> None:
         self.pipes = pipes if pipes is not None else PipePool()
@@ -50,7 +51,8 @@ class Splicer:
         self._reactor = reactor
         self._clock: IReactorTime = clock if clock is not None else reactor
         self._limits = limits
-        self._read_low_water = read_low_water
+        self.merge_seconds = merge_seconds
+        self._pacer: Pacer | None = None
         self._can_splice = can_splice
         self._closed_bytes = [0, 0]
         self._loop: ReadinessLoop | None = None
@@ -120,6 +122,7 @@ class Splicer:
     ) -> PortablePair:
         if self._loop is None:
             self._loop = ReadinessLoop(self._reactor)
+            self._pacer = Pacer(self._clock, self.merge_seconds, self._loop.pump) if self.merge_seconds else None
         return PortablePair(
             viewer,
             backend,
@@ -129,7 +132,7 @@ class Splicer:
             pipes=self.pipes,
             now=self._clock.seconds(),
             recording=recording,
-            read_low_water=self._read_low_water,
+            pacer=self._pacer,
         )
 
     def _watch(self, pair: JoinedPair) -> None:

@@ -62,6 +62,13 @@ class Pair(Protocol):
         """End at once."""
 
 
+class FlowPacer(Protocol):
+    """Who pumps a flow at intervals (:mod:`relay.net.pacing`)."""
+
+    def remove(self, flow: Flow) -> None:
+        """Don't, any more."""
+
+
 def can_half_close(transport: ITransport) -> bool:
     """Is this a plain stream socket?  (A TLS transport provides the same interfaces, but can't be half-closed.)"""
     return isinstance(transport, tcp.Connection) and not transport.TLS
@@ -195,6 +202,7 @@ class Flow:
         "is_ended",
         "is_source_done",
         "moved",
+        "pacer",
         "pair",
         "pipe",
         "pipes",
@@ -204,6 +212,7 @@ class Flow:
         self.pair = pair
         self.pipes = pipes
         self.pipe: Pipe | None = None
+        self.pacer: FlowPacer | None = None  # pumps it, besides its source's readiness
         self.held = 0
         self.moved = 0
         self._size = SPLICE_BYTES
@@ -241,7 +250,18 @@ class Flow:
         self._tap = tap
         self._route()
 
+    @property
+    def is_watched(self) -> bool:
+        """Is it to be pumped when its source has something?"""
+        return self._source is not None and bool(self._source.mask & READABLE)
+
+    def leave_pacer(self) -> None:
+        """Be pumped as soon as there is something, again."""
+        if self.pacer is not None:
+            self.pacer.remove(self)
+
     def _route(self) -> None:
+        self.leave_pacer()
         source, sink = self._source, self._sink
         if source is None or sink is None or self._tap is not None:
             self._in_fd = self._out_fd = -1

@@ -28,6 +28,7 @@ class PortablePair(SplicePair):
         legs = [leg for leg in (self._viewer, self._backend) if leg is not None]
         if self.is_over or self._is_finishing or not all(leg.is_ready for leg in legs):
             return None
+        self._down.leave_pacer()  # the low-water mark is the socket's, in whatever process
         self._halted = tuple((leg, leg.mask) for leg in legs)
         for leg in legs:
             leg.loop.change(leg, 0)

@@ -92,6 +92,13 @@ class ReadinessLoop:
         else:
             self._pumped.pop(fd, None)
 
+    def pump(self, pumped: Pumped) -> None:
+        """Serve it now, whether its socket is ready or not."""
+        try:
+            pumped.pump()
+        except Exception:
+            self._note_fault(pumped)
+
     def close(self) -> None:
         """Nobody is watched any more."""
         self._reactor.removeReader(self)

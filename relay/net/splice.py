@@ -35,18 +35,19 @@ bytes and a dead one costs nothing; closing at once, with its words unread, woul
 from __future__ import annotations
 
 import errno
-import socket
 from typing import Protocol
 
 from twisted.internet.interfaces import ITransport
 
 from relay.limits import Limits
 from relay.net.legs import Flow, Leg
+from relay.net.pacing import Pacer
 from relay.net.pipes import PipePool
 from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
 from relay.net.sockets import has_peer_ended, unacknowledged
 
+STREAMS_FROM = 1 << 20  # bytes from one backend: what a newcomer is sent at once is less, or nearly so
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -120,8 +121,7 @@ class SplicePair:
         loop: watches the sockets.
         now: the clock that :meth:`check` is called with.
         recording: what the first bytes pass through, both ways, until it is over.
-        read_low_water: ``SO_RCVLOWAT`` of the backend's socket.  Over 1 it saves wake-ups, and holds back what is less:
-            only for a backend that says nothing short that anyone waits for.
+        pacer: gathers what streams to the viewer, if the operator wants that.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class SplicePair:
         pipes: PipePool,
         now: float,
         recording: Recording | None = None,
-        read_low_water: int = 1,
+        pacer: Pacer | None = None,
     ) -> None:
         self.attached_at = 0
         self.outcome: str | None = None  # the first reason, which stays
@@ -143,7 +143,7 @@ class SplicePair:
         self._loop = loop
         self._limits = limits
         self._owner = owner
-        self._read_low_water = read_low_water
+        self._pacer = pacer
         self._down = Flow(self, pipes)  # backend to viewer
         self._up = Flow(self, pipes)  # viewer to backend
         self._recording = recording
@@ -188,9 +188,6 @@ class SplicePair:
             self.attached_at = self.to_viewer
         self._down.is_source_done = False
         self._backend = Leg(self, backend, loop=self._loop, incoming=self._down, outgoing=self._up)
-        if self._read_low_water > 1:
-            handle = self._backend.transport.getHandle()
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._read_low_water)
         self._backend.begin()
         if not self._backend.is_ready:
             self._viewer.watch_reading(False)  # until the backend is ready to hear it
@@ -223,6 +220,8 @@ class SplicePair:
 
     def check(self, now: float) -> None:
         """A pair may rest for ``splice_idle_seconds``; one that is to end, for ``close_seconds``."""
+        if self._pacer is not None and self.to_viewer - self.attached_at > STREAMS_FROM and not self._is_finishing:
+            self._pacer.add(self._down)
         progress = self.to_viewer + self.to_backend
         if self._is_finishing or self._down.held:  # the socket may take no more for long while the viewer takes a lot
             progress -= unacknowledged(self._viewer.transport.getHandle())

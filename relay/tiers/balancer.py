@@ -73,6 +73,10 @@ class Options(PeerOptions, HandoverOptions):
          "How long an aggregator may take to accept a connection; then a viewer is sent to another.",
          positive("--connect-seconds")],
         DNS,
+        ["merge-ms", None, 0.0,
+         "Longest time that bytes for each of many viewers are gathered for before they are passed on, ms: spares "
+         "processor time from about twice the aggregators' --merge-ms on. 0: nothing waits.",
+         not_negative("--merge-ms")],
         ["hold-seconds", None, 10.0,
          "How long a viewer is held when no aggregator is usable.", not_negative("--hold-seconds")],
     ]  # fmt: skip
@@ -327,6 +331,7 @@ def make_balancer(options: Options, reactor: Any) -> Balancer:
     balancing = BalancingOptions(
         connect_seconds=options["connect-seconds"],
         hold_seconds=options["hold-seconds"],
+        merge_seconds=options["merge-ms"] / 1000,
         pin=options["pin"],
         secret=b"" if secret is None else secret.key,
         name=options["name"],

@@ -58,6 +58,11 @@ class Peer:
         del self._unread[:count]
         return data
 
+    def has(self, count):
+        """Have so many bytes come that were not read yet?"""
+        self._poll()
+        return len(self._unread) >= count
+
     async def read_to_end(self):
         """All that comes, and ``end`` is set."""
         await eventually(lambda: self._poll() and self.end)

@@ -483,22 +483,6 @@ class SplicePairTests(PairCases, SpliceTestCase):
         await backend.read_to_end()
         await self.expect_end("viewer_closed", "viewer_reset")
 
-    async def test_low_water_mark_is_set_on_the_backends_socket(self):
-        """It wakes when that much is there, and at the end."""
-        self.splicer = Splicer(self.reactor, LIMITS, clock=self.clock, read_low_water=1000)
-        pair, viewer, backend = await self.join()
-        await backend.send(bytes(999))
-        await viewer.send(b"x")
-        await backend.read(1)
-        self.assertEqual(0, pair.to_viewer)
-        await backend.send(b"1")
-        self.assertEqual(1000, len(await viewer.read(1000)))
-        await backend.send(b"tail")
-        backend.close()
-        self.assertEqual(b"tail", await viewer.read_to_end())
-        viewer.close()
-        await self.expect_end("backend_closed")
-
 
 class CopyPairTests(PairCases, SpliceTestCase):
     """The same through Python, on the same sockets."""

@@ -212,11 +212,18 @@ class OptionTests(TierTestCase):
         self.assertFalse(balancer.pool.falls_back)
         self.assertEqual(ReturnRule(rise_seconds=1.0, slow_start_seconds=10.0), balancer.pool.rule)
 
+    def test_bytes_for_viewers_are_gathered_if_the_operator_wants_that(self) -> None:
+        for arguments, seconds in (([], 0), (["--merge-ms", "150"], 0.15)):
+            balancer = make_balancer(self.parse("balancer", [*GOOD["balancer"], *arguments]), self.reactor)
+            self.assertEqual(seconds, balancer.factory.options.merge_seconds)
+            self.assertEqual(seconds, balancer.factory.splicer.merge_seconds)
+
     def test_bad_values_are_refused(self) -> None:
         for arguments, *words in (
             (["--when-pinned-down", "panic"], "--when-pinned-down 'panic'", "hold, fall-back"),
             (["--rise-seconds", "-1"], "--rise-seconds -1"),
             (["--slow-start-seconds", "soon"], "--slow-start-seconds 'soon'"),
             (["--pin", "agg9"], "--pin 'agg9'"),
+            (["--merge-ms", "-5"], "--merge-ms -5"),
         ):
             self.assert_refused("balancer", [*GOOD["balancer"], *arguments], *words)

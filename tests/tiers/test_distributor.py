@@ -70,11 +70,11 @@ class DistributorTests(SynchronousTestCase):
         return contents(self.node.hub.get(name).log.rtmp)
 
     def test_every_stream_is_copied_and_stored(self) -> None:
-        """From the keyframe at which the copy began."""
+        """From its first byte, if it is young when the copy begins."""
         self.start()
         self.feed(HEADERS + gops(2)[:1])
         self.feed(gops(2)[1:])
-        self.assertEqual(log_bytes(gops(2)), self.copied())
+        self.assertEqual(log_bytes(HEADERS + gops(2)), self.copied())
         self.assertEqual([NAME], self.node.logs.names())
 
     def test_restarted_distributor_reads_on_from_its_end(self) -> None:
@@ -83,7 +83,7 @@ class DistributorTests(SynchronousTestCase):
         self.feed(gops(2)[1:])
         self.start()
         self.feed(gops(1, start=800))
-        self.assertEqual(log_bytes(gops(3)), self.copied())
+        self.assertEqual(log_bytes(HEADERS + gops(3)), self.copied())
         self.assertEqual(len(log_bytes(gops(1, start=800))), self.node.counts.bytes_copied)
         self.assertEqual(0, self.node.counts.bytes_missing)
 
