@@ -26,7 +26,7 @@ from servers import (
 )
 
 PEER = "nginx-rtmp"
-SLICES = 10  # as relay.net.wakeup deals its viewers
+SLICES = 4  # as relay.net.wakeup deals 1,000 viewers
 LEAST_MBIT = 8  # that a viewer must have had to be known to read, and be woken with the others; with some to spare
 COLUMNS = [
     Column(figure="cpu_per_gbit", title="CPU-s/Gbit", digits=3, ratio=True),

@@ -39,7 +39,10 @@ from relay.log.storage import Storage, index_bytes
 from relay.rtmp.messages import MediaMessage
 
 COPY_BACK_MS = 3000
-"""Of media.  Twice what a node may be behind its neighbour before it is left (:mod:`relay.net.timings`)."""
+"""Of media.  Twice what a node may be behind its neighbour, by default (:mod:`relay.net.timings`)."""
+
+COPY_BACK_BYTES = 16 << 20
+"""At the most."""
 
 
 @attrs.define
@@ -154,14 +157,19 @@ class StreamLog:
 
         Not at the newest: those who turn to the copy when another one dies may not have read as far as that.
         """
-        wanted = self.end_time_ms - COPY_BACK_MS
+        first = max(self._run_start, self.rtmp.start)
+        least = max(first, self.end - COPY_BACK_BYTES)
+        start: LogStart | None = None
         for point in reversed(self.join_points):
-            if point.offset < self._run_start:
+            if point.offset < least:
                 break
-            if point.time_ms <= wanted:
+            start = point
+            if point.time_ms <= self.end_time_ms - COPY_BACK_MS:
                 return point
-        first = self.rtmp.find(max(self._run_start, self.rtmp.start))
-        return self.end_point() if first is None else first.first
+        if least > first:
+            return start or self.newest_join_point() or self.end_point()
+        segment = self.rtmp.find(first)
+        return self.end_point() if segment is None else segment.first
 
     def join_point_at_or_before(self, offset: int) -> JoinPoint | None:
         """The last join point from which ``offset`` can be read up to without a gap."""

@@ -189,8 +189,8 @@ class ControlServer:
         stream = self._hub.get(name)
         epoch, offset = _number(query.get("epoch")), _number(query.get("offset"))
         session = protocol.session
+        time_ms = max(0, _number(query.get("time")))
         if self.on_report is not None and epoch > 0:
-            time_ms = max(0, _number(query.get("time")))
             self.on_report(CatalogueEntry(name=name, epoch=epoch, start=0, end=offset, time_ms=time_ms, is_live=False))
         if stream is None:
             session.refuse_play(request, "NetStream.Play.StreamNotFound", f"no stream {name} here")
@@ -202,13 +202,19 @@ class ControlServer:
         if log is not None and offset > log.end and log is stream.log:
             # It has read on at another node that is ahead of us: the bytes will come.
             protocol.wait_for(
-                stream.when_reached(offset), lambda _: self._resume(protocol, request, stream, epoch, offset)
+                stream.when_reached(offset), lambda _: self._resume(protocol, request, stream, epoch, offset, time_ms)
             )
         else:
-            self._resume(protocol, request, stream, epoch, offset)
+            self._resume(protocol, request, stream, epoch, offset, time_ms)
 
     def _resume(
-        self, protocol: RtmpServerProtocol, request: PlayRequested, stream: LiveStream, epoch: int, offset: int
+        self,
+        protocol: RtmpServerProtocol,
+        request: PlayRequested,
+        stream: LiveStream,
+        epoch: int,
+        offset: int,
+        time_ms: int,
     ) -> None:
         """Exactly where it asked if that is here; the next epoch, if that one is over; else a little back."""
         form = ReplicaForm(protocol, request.message_stream_id)
@@ -223,7 +229,9 @@ class ControlServer:
         else:
             log = stream.log
             start = log.copy_start()
-        protocol.session.accept_play(request, start_info(log.epoch, start))
+            if 0 < epoch != log.epoch and start.time_ms <= time_ms:  # readers would see again what they saw in theirs
+                start = log.newest_join_point() or log.end_point()
+        protocol.session.accept_play(request, start_info(log.epoch, start, log.end))
         protocol.start_replica(stream, form).start_at(log, start)
 
     def _changed(self, event: str, stream: LiveStream) -> None:

@@ -18,7 +18,7 @@ from twisted.internet import tcp
 from twisted.internet.interfaces import ITransport
 from twisted.logger import Logger
 
-HELD_BYTES = 128 << 10  # a tenth of a second of 10 Mbit/s; the kernel makes room for twice as much
+HELD_BYTES = tcp.Connection.bufferSize  # 64 KiB, a twentieth of a second of 10 Mbit/s: one read takes all that waits
 
 
 class Intake:

@@ -5,10 +5,10 @@ Owns which flows of a balancer are paced, and their rhythm.  Made by :class:`rel
 
 Theory.  A wake-up for one viewer costs about 13 us, however little there is; nearly all of it is TCP's work for one
 packet in and one out.  An aggregator with many viewers sends to each at intervals already, so a balancer that gathers
-two such pieces does half the work.  A flow that has moved more than a connection begins with is *paced*: of less than
-``HELD_BYTES`` epoll says nothing (``SO_RCVLOWAT``), and it is pumped once an *interval*, which grows with the number of
-flows up to the bound.  The flows are dealt into ``SLICES``, one a tick.  Ends and errors are told at once; what is held
-then was never counted as sent, and is read, or sent again by the next aggregator.
+two such pieces does half the work.  While there are more than ``EAGER`` of them, flows that have moved more than a
+connection begins with are *paced*: of less than ``HELD_BYTES`` epoll says nothing (``SO_RCVLOWAT``), and each is
+pumped once an interval.  They are dealt into ``SLICES``, one a tick.  Ends and errors are told at once; what waits then
+is read, or was never counted as passed on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relay.net.legs import Flow
 
 EAGER = 64  # flows up to which nothing waits: as an aggregator's readers (relay.net.wakeup)
-FULL = 1000  # flows from which the whole interval is used
-SLICES = 10
+TICK = 0.005  # seconds, at the least
+SLICES = 10  # at the most
 HELD_BYTES = 64 << 10  # a fifth of a second of 2.5 Mbit/s; faster streams wake more often by themselves
 
 
@@ -32,25 +32,22 @@ class Pacer:
 
     Args:
         clock: the reactor.
-        bound: the longest interval, seconds.
+        interval: seconds for which bytes are gathered, in whole ticks.
         pump: called with a flow whose time has come.
     """
 
-    def __init__(self, clock: IReactorTime, bound: float, pump: Callable[[Flow], None]) -> None:
+    def __init__(self, clock: IReactorTime, interval: float, pump: Callable[[Flow], None]) -> None:
+        slices = max(1, min(SLICES, int(interval / TICK)))
         self._clock = clock
-        self._bound = bound
+        self._tick_seconds = max(TICK, interval / slices)
         self._pump = pump
-        self._slices: list[dict[Flow, socket.socket]] = [{} for _ in range(SLICES)]
+        self._slices: list[dict[Flow, socket.socket]] = [{} for _ in range(slices)]
         self._next = 0
+        self._due = 0.0  # when the next tick is
         self._call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._slices))
-
-    @property
-    def interval(self) -> float:
-        """Seconds for which bytes are gathered at present."""
-        return self._bound * min(1.0, len(self) / FULL)
 
     def add(self, flow: Flow) -> None:
         """It streams: pace it until it gets another source or sink, or is removed; adding it again is harmless."""
@@ -63,6 +60,7 @@ class Pacer:
             _set_low_water(handle, HELD_BYTES)
         elif len(self) > EAGER:
             self._set_all(HELD_BYTES)
+            self._due = self._clock.seconds()
             self._tick()
 
     def remove(self, flow: Flow) -> None:
@@ -78,8 +76,10 @@ class Pacer:
             self._set_all(1)
 
     def _tick(self) -> None:
-        self._call = self._clock.callLater(self.interval / SLICES, self._tick)
-        slice_, self._next = self._slices[self._next], (self._next + 1) % SLICES
+        now = self._clock.seconds()
+        self._due = max(now, self._due + self._tick_seconds)
+        self._call = self._clock.callLater(self._due - now, self._tick)
+        slice_, self._next = self._slices[self._next], (self._next + 1) % len(self._slices)
         for flow in list(slice_):
             if flow.is_watched:
                 self._pump(flow)

@@ -15,6 +15,9 @@ the upstream says first decides:
     another epoch               the log begins again there; readers of the old one cross over when they have read it
     no position                 not one of our nodes: this copy can't be made (pull such servers instead)
 
+A copy that begins, or begins again after a gap, is sent what is a little older first.  It is written when all of that
+has come, so that whoever waits for it starts at the newest join point.
+
 Then each message: the one that belongs at the log's end is appended, whichever reading brings it; one that the log has
 is compared with it and dropped.  If they differ, the upstream contradicts itself or us: said loudly, counted, and
 nothing more of it is written (I1).  So in merge the death of an upstream needs no detection at all.
@@ -31,7 +34,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from relay.errors import LogDiverged, RemoteProtocolError
-from relay.log.log import StreamLog
+from relay.log.log import COPY_BACK_BYTES, StreamLog
 from relay.log.points import LogStart
 from relay.log.record import record_size
 from relay.names import StreamName
@@ -124,6 +127,7 @@ class Replica:
         self._readings: dict[Reading, None] = {}
         self._left: deque[int] = deque(maxlen=EPOCHS_REMEMBERED)
         self._end = 0  # the log's, with what was appended since the last flush
+        self._catch_up_to = 0  # what comes before is written with it
         self._resumed_until_ms: int | None = None  # media up to here was published while nobody was read
 
     def start(self) -> None:
@@ -261,8 +265,9 @@ class Replica:
 
     def read_done(self) -> None:
         """All messages of a read were given."""
-        if self._stream is not None:
-            self._stream.flush_soon()
+        stream = self._stream
+        if stream is not None and (self._end >= self._catch_up_to or self._end - stream.log.end >= COPY_BACK_BYTES):
+            stream.flush_soon()
 
     def ended(self, reading: Reading) -> None:
         """The broadcast is over, and this reading has brought all of it."""
@@ -277,6 +282,7 @@ class Replica:
             self._interruption.began(reading.upstream.shown, outcome)
         if self._stream is not None:
             self._stream.flush()
+            self._catch_up_to = 0
             if reading in self._readings:
                 self._stream.intakes.pop(reading.intake, None)
         self._readings.pop(reading, None)
@@ -333,7 +339,7 @@ class Replica:
             self._counts.epochs += 1
             self._left.append(stream.log.epoch)
             stream.succeed(log)
-        self._end = told.offset
+        self._end, self._catch_up_to = told.offset, told.end
 
     def _jump(self, reading: Reading, stream: LiveStream, told: ToldPosition) -> None:
         if told.start is None:
@@ -352,7 +358,7 @@ class Replica:
         )
         stream.flush()
         stream.log.skip_to(told.start)
-        self._end = told.offset
+        self._end, self._catch_up_to = told.offset, told.end
 
     def _compare(self, reading: Reading, log: StreamLog, offset: int, message: MediaMessage) -> None:
         """The upstream repeats what we have: it must be the same."""

@@ -47,7 +47,7 @@ from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
 from relay.net.sockets import has_peer_ended, unacknowledged
 
-STREAMS_FROM = 1 << 20  # bytes from one backend: what a newcomer is sent at once is less, or nearly so
+STREAMS_FROM = 1 << 20  # bytes from one backend: about what a newcomer is sent at once, of 1 Mbit/s
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 

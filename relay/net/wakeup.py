@@ -20,13 +20,14 @@ readers are few, they are woken at once, however many newcomers there are.
     more, EAGER or fewer are readers   merged           at once
     more readers than that             merged           merged
 
-    merged: interval = bound x min(1, flowing / FULL), in ticks of at least TICK, and at most SLICES of them
+    merged: interval = bound x min(1, flowing / FULL), in 2 to SLICES slices of PER_SLICE followers, and in ticks from
+    TICK to LONG_TICK
 
 Nobody needs the bytes before somebody is woken.  So while wake-ups wait, the *source* may let bytes wait as well; it is
 asked for them before each tick.
 
-Readers that keep up are then all at one place, and are sent by one loop (:mod:`relay.net.cohort`); the others are
-pumped one by one.
+Readers that keep up are all at one place when they have been woken, and one loop sends for them from then on
+(:mod:`relay.net.cohort`); the others are pumped one by one.
 
 Design refused: a timer per follower (the timer heap costs more than the send), and a fixed tick (adds lag for nobody's
 good while few watch).
@@ -34,6 +35,7 @@ good while few watch).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -46,6 +48,7 @@ EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system c
 FULL = 1000  # followers from which the whole interval is used
 TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
 PER_SLICE = 250  # followers, before there is another slice: 2 ms of system calls, in which nothing else is served
+LONG_TICK = 0.1  # seconds between slices, while there may be more of them: what the source may let wait for so long
 SLICES = 10  # at the most: a tick costs about 300 us besides its followers, most of it for taking in what has come
 
 
@@ -89,7 +92,6 @@ class Wakeup:
         self._bound = bound
         self._source = source
         self._taken_at = 0.0  # when all that had come was taken in
-        self._drawing_since: float | None = None  # what is being drawn has come since then
         self._readers = _Group(clock, lambda: self.interval, self._resize, self._fall_in, self._ticks)
         self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote, self._ticks)
 
@@ -126,7 +128,7 @@ class Wakeup:
     def notify(self) -> None:
         """There is more to send."""
         now = self._clock.seconds()
-        since = now if self._drawing_since is None else self._drawing_since
+        since = self._taken_at if self.is_patient else now  # the source may have let it wait
         self._taken_at = now
         self._readers.notify(since)
         self._newcomers.notify(since)
@@ -151,11 +153,12 @@ class Wakeup:
 
     @contextmanager
     def _ticks(self) -> Iterator[None]:
-        self._drawing_since, self._taken_at = self._taken_at, self._clock.seconds()
         self._source.draw()
-        self._drawing_since = None
-        yield
-        self._look()
+        self._taken_at = self._clock.seconds()
+        try:
+            yield
+        finally:
+            self._look()
 
     def _look(self) -> None:
         if not self.is_patient:
@@ -270,8 +273,10 @@ class _Group:
             self.notify(waiting_since)
 
     def _slices_wanted(self) -> int:
-        ticks = int(self._interval() / TICK)
-        return 1 if ticks < 2 else min(ticks, SLICES, max(2, -(-self.flowing // PER_SLICE)))
+        interval = self._interval()
+        ticks = int(interval / TICK)
+        wanted = max(2, math.ceil(self.flowing / PER_SLICE), math.ceil(interval / LONG_TICK))
+        return 1 if ticks < 2 else min(ticks, SLICES, wanted)
 
     def _schedule(self) -> None:
         if self._dirty and self._call is None:
@@ -298,8 +303,10 @@ class _Group:
                 index = self._in_turn()[0]
                 self._next = (index + 1) % len(self._slices)
                 del self._dirty[index]
-                self._wake(self._slices[index])
-                self._schedule()
+                try:
+                    self._wake(self._slices[index])
+                finally:
+                    self._schedule()
 
     def _wake(self, slice_: _Slice) -> None:
         before = len(self._congested)

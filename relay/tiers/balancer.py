@@ -74,7 +74,7 @@ class Options(PeerOptions, HandoverOptions):
          positive("--connect-seconds")],
         DNS,
         ["merge-ms", None, 0.0,
-         "Longest time that bytes for each of many viewers are gathered for before they are passed on, ms: spares "
+         "How long bytes for each of many viewers (over 64) are gathered for before they are passed on, ms: spares "
          "processor time from about twice the aggregators' --merge-ms on. 0: nothing waits.",
          not_negative("--merge-ms")],
         ["hold-seconds", None, 10.0,

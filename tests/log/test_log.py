@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.errors import LogDiverged, LogError, PositionUnavailable
+from relay.log import log as log_module
 from relay.log.cursor import CursorState
 from relay.log.headers import HeadersInForce
 from relay.log.log import COPY_BACK_MS, StreamLog
@@ -197,6 +198,15 @@ class PlaceTests(LogTestCase):
         log = self.make(options=LogOptions(segment_bytes=1000, keep_ms=1), sent=h264_aac_stream(20))
         self.assertGreater(log.start, 0)
         self.assertEqual(log.start, log.copy_start().offset)
+
+    def test_copy_starts_no_further_back_than_it_may(self) -> None:
+        """A publisher whose clock stands still makes no copy of all that is kept."""
+        log = self.make(sent=[video(0, at % 10 == 0, 1000) for at in range(100)])
+        self.assertEqual(0, log.copy_start().offset)
+        self.patch(log_module, "COPY_BACK_BYTES", 25_000)
+        self.assertEqual(log.join_points[-2], log.copy_start())
+        self.patch(log_module, "COPY_BACK_BYTES", 5000)
+        self.assertEqual(log.join_points[-1], log.copy_start())
 
     def test_join_point_at_or_before(self) -> None:
         one, two = self.log.join_points[:2]

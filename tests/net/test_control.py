@@ -345,7 +345,9 @@ class ReplicateTests(ControlTestCase):
     def test_exact_position_is_served_from_that_byte(self) -> None:
         offset = self.log.join_points[1].offset
         copy = self.ask(self.log.epoch, offset)
-        self.assertEqual([(self.log.epoch, offset, None)], [attrs.astuple(told) for told in copy.positions])
+        self.assertEqual(
+            [(self.log.epoch, offset, None)], [(told.epoch, told.offset, told.start) for told in copy.positions]
+        )
         self.assertEqual(MESSAGES[13:], copy.media)
 
     def test_end_is_a_position_and_what_comes_follows(self) -> None:
@@ -365,6 +367,21 @@ class ReplicateTests(ControlTestCase):
             self.assertEqual((self.log.epoch, start), (told.epoch, told.start))
             self.assertEqual(gops(10, start=1200)[20:], copy.media)
 
+    def test_copy_is_told_what_it_catches_up_with(self) -> None:
+        (told,) = self.ask(0, 0).positions
+        self.assertEqual(self.log.end, told.end)
+        (told,) = self.ask(self.log.epoch, self.log.end).positions
+        self.assertEqual(0, told.end)
+
+    def test_copy_of_another_epoch_of_the_same_media_repeats_no_more_than_it_must(self) -> None:
+        """Two servers that take in one feed have epochs of their own, and the same times."""
+        publish(self.stream, gops(10, start=1200))
+        newest, back = self.log.newest_join_point(), self.log.copy_start()
+        for time_ms, start in ((5000, newest), (back.time_ms, newest), (back.time_ms - 1, back)):
+            asked = f"demo?epoch={self.log.epoch + 1}&offset=5&time={time_ms}"
+            (told,) = connect(self.network, self.endpoint, Neighbour(play=asked)).positions
+            self.assertEqual(start.offset, told.offset)
+
     def test_stream_that_has_just_begun_is_copied_from_its_first_byte(self) -> None:
         """Both members of a pair have the same bytes then, whoever was there first."""
         copy = self.ask(0, 0)
@@ -383,7 +400,9 @@ class ReplicateTests(ControlTestCase):
         publish(self.stream, gops(1, start=1200))
         publish(self.stream, gops(1, start=1600))
         self.network.carry()
-        self.assertEqual([(self.log.epoch, ahead, None)], [attrs.astuple(told) for told in copy.positions])
+        self.assertEqual(
+            [(self.log.epoch, ahead, None)], [(told.epoch, told.offset, told.start) for told in copy.positions]
+        )
         self.assertEqual(gops(1, start=1600), copy.media)
 
     def test_copy_ahead_of_a_writer_makes_it_begin_a_new_epoch(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from twisted.internet import reactor
@@ -42,10 +43,14 @@ class IntakeTests(TestCase):
     """One connection of a reactor's, whose peer is a plain socket."""
 
     async def held(self) -> tuple[Noting, Intake, Peer]:
+        """The peer sends segments as large as on an Ethernet: of those of a loopback, few fill a whole window."""
         noting = Noting()
         port = reactor.listenTCP(0, Factory.forProtocol(lambda: noting), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        peer = Peer.connect(port.getHost().port)
+        connection = socket.socket()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)
+        connection.connect(("127.0.0.1", port.getHost().port))
+        peer = Peer(connection)
         self.addCleanup(peer.close)
         await noting.made
         self.addCleanup(noting.transport.abortConnection)
@@ -76,6 +81,14 @@ class IntakeTests(TestCase):
         intake.draw()
         self.assertEqual(b"onetwo", noting.data)
         await eventually(lambda: noting.data == b"onetwothree")
+
+    async def test_one_draw_takes_all_that_can_wait(self) -> None:
+        noting, intake, peer = await self.held()
+        await peer.send(bytes(HELD_BYTES - 1))
+        await deferLater(reactor, TURNS)
+        self.assertEqual(0, len(noting.data))
+        intake.draw()
+        self.assertEqual(HELD_BYTES - 1, len(noting.data))
 
     async def test_flood_does_not_wait(self) -> None:
         noting, _, peer = await self.held()

@@ -11,12 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relay.net import pacing
 from relay.net.joining import Splicer
-from relay.net.pacing import EAGER, FULL, HELD_BYTES, SLICES, Pacer
+from relay.net.legs import Flow
+from relay.net.pacing import EAGER, HELD_BYTES, SLICES, TICK, Pacer
 from relay.net.splice import STREAMS_FROM
 from tests.net.peers import eventually
 from tests.net.test_splice import LIMITS, SpliceTestCase
 
-BOUND = 0.2
+INTERVAL = 0.2
+MANY = 1000
 TURNS = 0.05  # seconds in which the reactor would have passed on what it is told of
 
 
@@ -45,7 +47,7 @@ class FakeFlow:
 class PacerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.pacer = Pacer(self.clock, BOUND, FakeFlow.pump)
+        self.pacer = Pacer(self.clock, INTERVAL, FakeFlow.pump)
 
     def add(self, count: int) -> list[FakeFlow]:
         flows = [FakeFlow(self.clock) for _ in range(count)]
@@ -60,21 +62,33 @@ class PacerTests(SynchronousTestCase):
 
     def test_many_flows_are_each_pumped_once_an_interval(self) -> None:
         """A tenth of them at a time."""
-        flows = self.add(FULL)
-        self.assertEqual((BOUND, {HELD_BYTES}), (self.pacer.interval, {flow.low_water for flow in flows}))
-        self.clock.pump([BOUND / SLICES] * SLICES)
+        flows = self.add(MANY)
+        self.assertEqual({HELD_BYTES}, {flow.low_water for flow in flows})
+        self.clock.pump([INTERVAL / SLICES] * SLICES)
         for flow in flows:
             flow.times.clear()
-        self.clock.pump([BOUND / SLICES] * SLICES * 3)
+        self.clock.pump([INTERVAL / SLICES] * SLICES * 3)
         self.assertEqual({3}, {len(flow.times) for flow in flows})
-        self.assertEqual({FULL // SLICES}, set(Counter(flow.times[0] for flow in flows).values()))
+        self.assertEqual({MANY // SLICES}, set(Counter(flow.times[0] for flow in flows).values()))
 
-    def test_interval_grows_with_their_number(self) -> None:
-        intervals = [self.add(FULL // 4) and round(self.pacer.interval, 6) for _ in range(5)]
-        self.assertEqual([0.05, 0.1, 0.15, 0.2, 0.2], intervals)
+    def test_late_ticks_don_t_make_the_interval_longer(self) -> None:
+        flows = self.add(EAGER + 1)
+        for _ in range(100):
+            self.clock.advance(INTERVAL / SLICES + TICK)
+        expected = 100 * (INTERVAL / SLICES + TICK) / INTERVAL
+        self.assertLessEqual(expected - 2, min(len(flow.times) for flow in flows))
+
+    def test_shortest_intervals_cost_no_more_ticks_than_there_may_be(self) -> None:
+        for interval, expected in ((TICK / 5, 12), (TICK, 12), (3 * TICK, 4)):
+            self.pacer = Pacer(self.clock, interval, FakeFlow.pump)
+            flows = self.add(EAGER + 1)
+            self.clock.pump([TICK / 5] * 5 * 12)
+            self.assertIn(len(flows[-1].times), range(expected - 1, expected + 2))
+            for flow in flows:
+                self.pacer.remove(flow)
 
     def test_flows_that_are_left_when_the_others_have_gone_wait_for_nothing(self) -> None:
-        flows = self.add(FULL)
+        flows = self.add(MANY)
         for flow in flows[EAGER // 2 :]:
             self.pacer.remove(flow)
         self.assertEqual({1}, {flow.low_water for flow in flows})
@@ -82,22 +96,22 @@ class PacerTests(SynchronousTestCase):
         self.assertEqual(EAGER // 2, len(self.pacer))
 
     def test_flow_that_is_added_again_is_pumped_once(self) -> None:
-        flows = self.add(FULL)
+        flows = self.add(MANY)
         for flow in flows:
             self.pacer.add(flow)
-        self.assertEqual(FULL, len(self.pacer))
+        self.assertEqual(MANY, len(self.pacer))
 
     def test_flow_whose_source_is_not_watched_rests(self) -> None:
         """Its sink is full, or another process is about to have it."""
-        flows = self.add(FULL)
+        flows = self.add(MANY)
         flows[0].times.clear()
         flows[0].is_watched = False
-        self.clock.pump([BOUND / SLICES] * SLICES * 2)
+        self.clock.pump([INTERVAL / SLICES] * SLICES * 2)
         self.assertEqual([], flows[0].times)
 
     def test_flows_that_end_while_others_are_pumped(self) -> None:
         """One flow's end may be that of any other."""
-        flows = self.add(FULL)
+        flows = self.add(MANY)
 
         def end(_: FakeFlow) -> None:
             for flow in flows:
@@ -106,7 +120,7 @@ class PacerTests(SynchronousTestCase):
                     self.pacer.remove(flow)
 
         self.pacer._pump = end
-        self.clock.advance(BOUND / SLICES)
+        self.clock.advance(INTERVAL / SLICES)
         self.assertEqual((0, []), (len(self.pacer), self.clock.getDelayedCalls()))
 
 
@@ -116,8 +130,7 @@ class PacedPairTests(SpliceTestCase):
     async def setUp(self) -> None:
         await super().setUp()
         self.patch(pacing, "EAGER", 0)
-        self.patch(pacing, "FULL", 1)
-        self.splicer = Splicer(self.reactor, LIMITS, clock=self.clock, merge_seconds=BOUND)
+        self.splicer = Splicer(self.reactor, LIMITS, clock=self.clock, merge_seconds=INTERVAL)
 
     async def stream(self):
         """A pair that has moved what makes it stream."""
@@ -136,7 +149,7 @@ class PacedPairTests(SpliceTestCase):
             self.assertEqual(part, await viewer.read(len(part)))
 
     def tick_until(self, viewer, count: int) -> bool:
-        self.clock.advance(BOUND / SLICES)
+        self.clock.advance(INTERVAL / SLICES)
         return viewer.has(count)
 
     async def test_bytes_are_gathered(self) -> None:
@@ -146,7 +159,7 @@ class PacedPairTests(SpliceTestCase):
             await backend.send(part)
             await deferLater(self.reactor, TURNS)
         self.assertEqual(at, pair.to_viewer)
-        self.clock.pump([BOUND / SLICES] * SLICES)
+        self.clock.pump([INTERVAL / SLICES] * SLICES)
         self.assertEqual(at + 6, pair.to_viewer)
         self.assertEqual(b"onetwo", await viewer.read(6))
         pair.abort("done")
@@ -215,9 +228,17 @@ class PacedPairTests(SpliceTestCase):
         await self.expect_end("done")
 
     async def test_fault_in_one_pair_ends_that_one_alone(self) -> None:
+        other, other_viewer, other_backend = await self.stream()
         pair, viewer, _backend = await self.stream()
-        self.patch(type(pair._down), "pump", lambda flow: 1 // 0)
-        self.clock.pump([BOUND / SLICES] * SLICES)
+        pump = Flow.pump
+        self.patch(Flow, "pump", lambda flow: 1 // 0 if flow is pair._down else pump(flow))
+        await other_backend.send(b"more")
+        await deferLater(self.reactor, TURNS)
+        self.clock.pump([INTERVAL / SLICES] * SLICES)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         await viewer.read_to_end()
-        await self.expect_end("fault")
+        self.assertEqual((["fault"], b"more"), (self.owner.outcomes, await other_viewer.read(4)))
+        self.owner.outcomes.clear()
+        other.abort("done")
+        await self.expect_end("done")
+        self.assertEqual([], self.clock.getDelayedCalls())

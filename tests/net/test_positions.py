@@ -11,6 +11,7 @@ from relay.limits import DEFAULT_LIMITS
 from relay.log.headers import HeadersInForce
 from relay.log.points import LogStart
 from relay.net.positions import (
+    END,
     EPOCH,
     FLV_OFFSET,
     HEADERS,
@@ -33,15 +34,16 @@ def over_the_wire(info):
     return told
 
 
-@given(numbers, numbers, numbers, numbers, headers)
-def test_position_and_state_survive_the_wire(epoch, offset, flv_offset, time_ms, in_force) -> None:
+@given(numbers, numbers, numbers, numbers, headers, numbers)
+def test_position_and_state_survive_the_wire(epoch, offset, flv_offset, time_ms, in_force, end) -> None:
     start = LogStart(offset, flv_offset, time_ms, in_force)
-    told = read_position(over_the_wire(start_info(epoch, start)))
+    told = read_position(over_the_wire(start_info(epoch, start, end)))
     assert told is not None
     assert (told.epoch, told.offset, told.start) == (epoch, offset, start)
+    assert told.end == (end if end > offset else 0)
 
 
-@given(st.dictionaries(st.sampled_from((EPOCH, OFFSET, FLV_OFFSET, TIME, HEADERS)), amf_values()))
+@given(st.dictionaries(st.sampled_from((EPOCH, OFFSET, FLV_OFFSET, TIME, HEADERS, END)), amf_values()))
 def test_anything_else_is_refused_or_no_position(info) -> None:
     try:
         told = read_position(over_the_wire(info))

@@ -10,6 +10,7 @@ from relay.limits import DEFAULT_LIMITS
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
 from relay.names import StreamName, split_query
+from relay.net import replication
 from relay.net.failover import Upstream
 from relay.net.flushing import AT_ONCE
 from relay.net.identity import NodeIdentity
@@ -128,10 +129,10 @@ class ReplicaTestCase(SynchronousTestCase):
     def copy(self) -> bytes:
         return contents(self.stream.log.rtmp, self.stream.log.start)
 
-    def begin(self, server=None, messages=MESSAGES, epoch=EPOCH, start=None) -> None:
+    def begin(self, server=None, messages=MESSAGES, epoch=EPOCH, start=None, end=0) -> None:
         """The upstream answers with a new log and sends these messages."""
         server = server or self.a
-        server.start(start_info(epoch, start or LogStart()))
+        server.start(start_info(epoch, start or LogStart(), end))
         server.send(messages)
         self.network.carry()
 
@@ -261,6 +262,50 @@ class GapTests(ReplicaTestCase):
         self.a.say("Relay.Position", position_info(EPOCH, 10_000))
         self.network.carry()
         self.assertEqual((1, 0), (self.a.ends, self.counts.gaps))
+
+
+class CatchUpTests(ReplicaTestCase):
+    """A copy begins a little back; it is there for readers when it has come to where they would start."""
+
+    def test_nobody_starts_before_the_copy_has_caught_up(self) -> None:
+        waiting = self.hub.when_joinable(NAME)
+        self.begin(messages=MESSAGES[:25], end=size(MESSAGES))
+        self.assertNoResult(waiting)
+        self.a.send(MESSAGES[25:])
+        self.network.carry()
+        stream = self.successResultOf(waiting)
+        self.assertEqual(log_bytes(MESSAGES), self.copy)
+        self.assertEqual(memory_log(MESSAGES).newest_join_point().offset, stream.log.newest_join_point().offset)
+
+    def test_what_has_come_is_written_when_the_upstream_dies(self) -> None:
+        self.begin(messages=MESSAGES[:25], end=size(MESSAGES))
+        self.kill("a")
+        self.assertEqual((EPOCH, size(MESSAGES[:25])), self.b.asked)
+        self.assertEqual(log_bytes(MESSAGES[:25]), self.copy)
+        self.b.start(position_info(*self.b.asked))
+        self.b.send(MESSAGES[25:30])
+        self.network.carry()
+        self.assertEqual(log_bytes(MESSAGES[:30]), self.copy)
+
+    def test_upstream_that_promises_too_much_fills_no_memory(self) -> None:
+        self.patch(replication, "COPY_BACK_BYTES", size(MESSAGES[:20]))
+        self.begin(messages=MESSAGES[:19], end=1 << 50)
+        self.assertEqual(b"", self.copy)
+        self.a.send(MESSAGES[19:21])
+        self.network.carry()
+        self.assertEqual(log_bytes(MESSAGES[:21]), self.copy)
+
+    def test_after_a_gap_readers_wait_as_well(self) -> None:
+        self.begin()
+        end = size(MESSAGES)
+        after = LogStart(end + 500, end + 700, 5000)
+        self.a.say("Relay.Position", start_info(EPOCH, after, after.offset + size(gops(2, start=5000))))
+        self.a.send(gops(2, start=5000)[:15])
+        self.network.carry()
+        self.assertEqual(end + 500, self.stream.log.end)
+        self.a.send(gops(2, start=5000)[15:])
+        self.network.carry()
+        self.assertEqual(after.offset + size(gops(2, start=5000)), self.stream.log.end)
 
 
 class RepeatTests(ReplicaTestCase):

@@ -290,6 +290,27 @@ class WakeupTests(SynchronousTestCase):
         self.assertFalse(self.wakeup.is_patient)
         self.assertGreater(self.source.watched, told)
 
+    def test_follower_that_raises_costs_the_others_one_tick(self) -> None:
+        """The ticks go on, and the source is not left to wait for ever."""
+        self.add(FULL - 1, reads=True)
+        self.add(1, lambda follower: 1 // 0, reads=True)
+        self.wakeup.notify()
+        faults = 0
+        for _ in range(round(2 * BOUND / MS)):
+            try:
+                self.clock.advance(MS)
+            except ZeroDivisionError:
+                faults += 1
+        self.assertEqual((1, False, []), (faults, self.wakeup.is_patient, self.clock.getDelayedCalls()))
+
+    def test_long_intervals_have_more_ticks(self) -> None:
+        """What the source lets wait, it lets wait for one of them."""
+        self.wakeup = Wakeup(self.clock, 1.0, self.source)
+        followers = self.add(FULL)
+        self.wakeup.notify()
+        advance(self.clock, 1.0)
+        self.assertEqual(SLICES, len({follower.times[0] for follower in followers}))
+
     def test_crowd_that_leaves_while_the_source_is_asked(self) -> None:
         """What it has may end the stream."""
         crowd = self.add(FULL, reads=True)
@@ -343,3 +364,82 @@ def test_whoever_was_there_at_a_notify_is_woken_within_the_bound(steps) -> None:
         late = [since for since in owed.values() if clock.seconds() - since > BOUND + 2 * MS]
         assert not late
     wakeup.close()
+
+
+class HoldingSource:
+    """Messages that come one by one, wait while they may, and are announced when they are taken in."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.wakeup = Wakeup(clock, BOUND, self)
+        self.came: list[float] = []
+        self.taken = 0
+        self._is_held = False
+        self._clock = clock
+
+    def come(self) -> None:
+        self.came.append(self._clock.seconds())
+        if not self._is_held:
+            self._take()
+
+    def draw(self) -> None:
+        self._take()
+
+    def watch(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._clock.callLater(0, self._take)
+
+    def _take(self) -> None:
+        if self.taken < len(self.came):
+            self.taken = len(self.came)
+            self.wakeup.notify()
+            self._is_held = self.wakeup.is_patient
+
+
+class Reader(Follower):
+    """Notes how long what it is woken for took to reach it."""
+
+    def __init__(self, clock: Clock, source: HoldingSource, reads: bool) -> None:
+        super().__init__(clock, become_reader, reads)
+        self.source = source
+        self.seen = source.taken
+        self.longest = 0.0
+
+    def pump(self) -> bool:
+        if not self.is_congested and self.seen < self.source.taken:
+            self.longest = max(self.longest, self._clock.seconds() - self.source.came[self.seen])
+        self.seen = self.source.taken
+        return super().pump()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("join", "leave", "come", "wait", "congest")), st.integers(1, 300)), max_size=40)
+)
+def test_whatever_comes_reaches_everybody_within_the_bound(steps) -> None:
+    """Also what waits at the source: nothing is forgotten there, whatever happens in between."""
+    clock = Clock()
+    source = HoldingSource(clock)
+    present: list[Reader] = []
+    for step, amount in [*steps, ("come", 1), ("wait", 300)]:
+        if step == "join":
+            newcomers = [Reader(clock, source, reads=number % 3 == 0) for number in range(amount)]
+            present += newcomers
+            for newcomer in newcomers:
+                source.wakeup.add(newcomer)
+        elif step == "leave":
+            for reader in present[-amount:]:
+                source.wakeup.remove(reader)
+            del present[-amount:]
+        elif step == "congest":
+            for reader in present:
+                reader.is_congested = not reader.is_congested
+        elif step == "come":
+            for _ in range(min(amount, 20)):
+                source.come()
+                clock.pump([MS] * (amount % 7))
+        else:
+            clock.pump([MS] * amount)
+        assert all(reader.longest <= BOUND + 3 * MS for reader in present)
+    assert source.taken == len(source.came)
+    assert all(reader.seen == source.taken for reader in present)
+    source.wakeup.close()
