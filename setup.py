@@ -3,6 +3,9 @@
 The page's player, mpegts.js, comes from the npm registry when the package is built, in the version and with the
 checksum of ``relay/admin/player/package-lock.json``, by the npm of a build dependency.  Without that registry the
 package is built all the same, and its page says how to play elsewhere.
+
+``relay/native/_loops.c`` is compiled on Linux, if there is a C compiler with Python's headers; the package does
+without.
 """
 
 import shutil
@@ -11,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 NPM_SECONDS = 120
+LOOPS = Extension("relay.native._loops", ["relay/native/_loops.c"], extra_compile_args=["-std=c11"], optional=True)
 TESTS = [
     "av>=12",
     "axe-playwright-python>=0.1.4",
@@ -67,10 +71,11 @@ setup(
     description="An RTMP live relay that keeps serving when servers die",
     python_requires=">=3.11",
     cmdclass={"build_py": BuildWithPlayer},
+    ext_modules=[LOOPS] if sys.platform == "linux" else [],
     package_dir={"": "."},  # so that an editable install puts this directory on the path, plugins included
     packages=[*find_packages(include=["relay", "relay.*"]), "twisted.plugins"],
     package_data={
-        "relay": ["py.typed", "demo/*", "admin/static/*", "admin/static/vendor/*", "admin/player/*"],
+        "relay": ["py.typed", "native/*.pyi", "demo/*", "admin/static/*", "admin/static/vendor/*", "admin/player/*"],
         "twisted.plugins": ["relay_plugins.py"],
     },
     entry_points={

@@ -1,4 +1,7 @@
-"""Imports point one way: plugins -> tiers -> {net, admin} -> {rtmp, flv, log} -> errors, hosts, limits, names."""
+"""Imports point one way: plugins -> tiers -> {net, admin} -> {rtmp, flv, log} -> errors, hosts, limits, names.
+
+``native`` is a leaf, for ``net``.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ MAY_IMPORT = {
     "limits": frozenset({"errors"}),
     "names": frozenset({"errors", "limits"}),
     "demo": frozenset(),
+    "native": frozenset(),
     "rtmp": BASE,
     "flv": BASE | {"rtmp"},
     "log": BASE | {"rtmp", "flv"},
-    "net": BASE | {"rtmp", "flv", "log"},
+    "net": BASE | {"rtmp", "flv", "log", "native"},
     "admin": BASE | {"rtmp", "flv", "log"},
     "tiers": BASE | {"rtmp", "flv", "log", "net", "admin", "demo"},
     "drill": BASE | {"rtmp", "flv", "log", "net", "admin", "tiers"},

@@ -5,8 +5,7 @@ slice; the members are transports (:mod:`relay.net.following`).
 
 Theory.  A reader that keeps up has, when it was woken, everything: it stands at the end of the log, and so does every
 other one that was woken with it.  So a slice of a thousand readers has one place, not a thousand, and a wake-up is one
-``sendfile`` each with the same arguments but the socket: the processor does what a loop in C would do, and Python about
-as much as it takes to call a function.
+``sendfile`` each with the same arguments but the socket: what a loop in C would do, and does (:mod:`relay.native`).
 
 ``sendfile`` spares the copying of bytes, and pays for it with a pipe inside the kernel: for less than about 8 kB a
 ``write`` is cheaper, by 8 % (4 kB) to 14 % (200 bytes, a sound).  So what is short is read once and written to each.
@@ -18,12 +17,14 @@ on (a hole, the end), all fall out, and each does what its form says.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from twisted.logger import Logger
 
+from relay import native
 from relay.log.cursor import Cursor, CursorState
 from relay.log.rendition import Rendition
 
@@ -94,27 +95,18 @@ class Cohort(Generic[WhoT]):
             count = segment.end - offset
             if count:
                 if count <= COPIED_BYTES and len(self._members) >= COPIED_FOR:
-                    self._send(count, os.write, segment.pread(offset, count))
+                    data = segment.pread(offset, count)
+                    if len(data) < count:
+                        raise OSError(errno.EIO, "the segment's file is shorter than it was")
+                    behind = native.write_each(self._members, data)
                 else:
-                    self._send(count, os.sendfile, segment.fd, offset - segment.start, count)
+                    behind = native.send_each(self._members, segment.fd, offset - segment.start, count)
+                for socket, sent, error in behind:
+                    code = error or (errno.EAGAIN if sent else errno.EIO)
+                    self._drop(socket, offset + sent, OSError(code, os.strerror(code)))
                 cursor.offset = offset + count
             state = cursor.advance()
         return state if self._members else CursorState.AT_END
-
-    def _send(self, count: int, send: Callable[..., int], *what: Any) -> None:
-        """THE HOT PATH of everything that viewers are connected to."""
-        behind: list[tuple[int, int, OSError]] = []
-        for socket in self._members:
-            try:
-                sent = send(socket, *what)
-                if sent == count:
-                    continue
-                error: OSError = BlockingIOError() if sent else OSError("the segment's file is shorter than it was")
-            except OSError as caught:
-                sent, error = 0, caught
-            behind.append((socket, sent, error))
-        for socket, sent, error in behind:
-            self._drop(socket, self.cursor.offset + sent, error)
 
     def _drop(self, fd: int, offset: int, error: OSError | None) -> None:
         member, who = self._members.pop(fd)

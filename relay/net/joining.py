@@ -121,7 +121,7 @@ class Splicer:
         self, viewer: ITransport, backend: ITransport | None, owner: SpliceOwner, recording: Recording | None
     ) -> PortablePair:
         if self._loop is None:
-            self._loop = ReadinessLoop(self._reactor)
+            self._loop = ReadinessLoop(self._reactor, self.pipes)
             self._pacer = Pacer(self._clock, self.merge_seconds, self._loop.pump) if self.merge_seconds else None
         return PortablePair(
             viewer,

@@ -6,11 +6,15 @@ A balancer does one short thing very often: a viewer's 12 kB, ten times a second
 descriptor (two dictionaries, a log context, a function that judges every kind of event) costs about as much as the two
 system calls themselves.  Here it is a dictionary and a call.  Linux lets an epoll be watched by another; the reactor
 gets its turn after ``EVENTS_AT_ONCE``.
+
+A source of which nothing but reading is wanted, and whose flow goes through nothing but a pipe, has a *route*: where
+that is built, a loop in C serves those (:mod:`relay.native`), and tells of all others and of all that is not ordinary.
 """
 
 from __future__ import annotations
 
 import select
+from array import array
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -18,6 +22,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relay import native
+from relay.net.pipes import Pipe, PipePool
+
+SPLICE_BYTES = 64 << 10  # in one turn; which bounds what a viewer keeps who gets stuck
 EVENTS_AT_ONCE = 256  # about 5 ms of work
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -27,8 +35,18 @@ _NOT_WRITABLE = ~select.EPOLLOUT  # errors too: whoever reads or writes is told 
 class Pumped(Protocol):
     """What reads from a socket in the loop."""
 
+    @property
+    def route(self) -> int:
+        """The descriptor that all bytes go to, through an empty pipe; -1 if it is not as simple as that."""
+
     def pump(self) -> None:
         """There are bytes, the end, or an error."""
+
+    def count(self, moved: int) -> None:
+        """So many bytes have gone by a route that has ended."""
+
+    def stuck(self, count: int, error: int) -> None:
+        """The pipe at hand has so many bytes that the sink did not take, because it is full or because of an error."""
 
     def fault(self) -> None:
         """It has raised: a fault of ours, which is logged."""
@@ -55,12 +73,17 @@ class ReadinessLoop:
 
     Args:
         reactor: runs it, from now to ``close``.
+        pipes: what bytes go through.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, pipes: PipePool) -> None:
         self._reactor = reactor
+        self._pipes = pipes
+        self._pump_ready = native.pump_ready
+        self._routes = array("i")  # by descriptor, as far as there are any
+        self._moved = array("Q")  # bytes that went by them, not yet asked for
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
         self._pumped: dict[int, Pumped] = {}  # of those of which only reading is wanted, which are nearly all
@@ -75,13 +98,17 @@ class ReadinessLoop:
         if mask == before:
             return
         if not before:
+            former = self._watched.get(fd)
+            if former is not None:  # it was closed by somebody else, and the number is another's now
+                self._end_route(former)
             self._watched[fd] = watched
             self._epoll.register(fd, mask)
         elif self._watched.get(fd) is not watched:
-            return  # it was closed by somebody else, and the number is another's now
+            return  # the same, seen by the former one
         elif mask:
             self._epoll.modify(fd, mask)
         else:
+            self._end_route(watched)
             del self._watched[fd]
             try:
                 self._epoll.unregister(fd)
@@ -91,6 +118,32 @@ class ReadinessLoop:
             self._pumped[fd] = watched.incoming
         else:
             self._pumped.pop(fd, None)
+        self.reroute(watched)
+
+    def reroute(self, watched: Watched) -> None:
+        """Where its bytes go may have changed."""
+        fd = watched.fd
+        if self._pump_ready is None or self._watched.get(fd) is not watched:
+            return
+        self._end_route(watched)
+        missing = fd + 1 - len(self._routes)
+        if missing > 0:
+            self._routes.extend([-1] * missing)
+            self._moved.extend([0] * missing)
+        if watched.mask == READABLE:
+            self._routes[fd] = watched.incoming.route
+
+    def moved(self, watched: Watched) -> int:
+        """Bytes that have gone by its present route, and are not counted otherwise yet."""
+        fd = watched.fd
+        return self._moved[fd] if self._watched.get(fd) is watched and fd < len(self._moved) else 0
+
+    def _end_route(self, watched: Watched) -> None:
+        fd = watched.fd
+        if fd < len(self._routes) and self._routes[fd] >= 0:
+            self._routes[fd] = -1
+            moved, self._moved[fd] = self._moved[fd], 0
+            watched.incoming.count(moved)
 
     def pump(self, pumped: Pumped) -> None:
         """Serve it now, whether its socket is ready or not."""
@@ -113,7 +166,7 @@ class ReadinessLoop:
     def doRead(self) -> None:
         """THE HOT PATH of a balancer."""
         get = self._pumped.get
-        for fd, event in self._epoll.poll(0, EVENTS_AT_ONCE):
+        for fd, event in self._poll():
             pumped = get(fd)
             if pumped is None:
                 self._serve(fd, event)
@@ -122,6 +175,24 @@ class ReadinessLoop:
                 pumped.pump()
             except Exception:
                 self._note_fault(pumped)
+
+    def _poll(self) -> list[tuple[int, int]]:
+        """Sockets to be served from here, and what for."""
+        pipe = self._pipe_at_hand()
+        if pipe is None or self._pump_ready is None:
+            return self._epoll.poll(0, EVENTS_AT_ONCE)
+        epoll, routes = self._epoll.fileno(), self._routes
+        ready, stuck = self._pump_ready(epoll, EVENTS_AT_ONCE, routes, self._moved, *pipe, SPLICE_BYTES)
+        if stuck is not None:
+            fd, count, error = stuck
+            self._watched[fd].incoming.stuck(count, error)
+        return ready
+
+    def _pipe_at_hand(self) -> Pipe | None:
+        try:
+            return self._pipes.at_hand()
+        except OSError:
+            return None  # each flow finds out itself, and ends
 
     def _serve(self, fd: int, event: int) -> None:
         watched = self._watched.get(fd)

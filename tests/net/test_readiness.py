@@ -7,6 +7,7 @@ import socket
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from relay.net.pipes import PipePool
 from relay.net.readiness import EVENTS_AT_ONCE, READABLE, WRITABLE, ReadinessLoop
 from tests.net.peers import eventually
 
@@ -26,6 +27,8 @@ class Watched:
     @property
     def incoming(self) -> Watched:
         return self
+
+    route = -1
 
     def pump(self) -> None:
         self.heard.append("readable")
@@ -51,7 +54,9 @@ class ReadinessLoopTests(TestCase):
         from twisted.internet import reactor  # noqa: PLC0415 - importing it chooses the reactor
 
         self.reactor = reactor
-        self.loop = ReadinessLoop(reactor)
+        self.pipes = PipePool()
+        self.addCleanup(self.pipes.close)
+        self.loop = ReadinessLoop(reactor, self.pipes)
         self.addCleanup(self.loop.close)
 
     def make(self) -> Watched:

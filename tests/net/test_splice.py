@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
+from relay import native
 from relay.limits import Limits
 from relay.net.copying import CopyPair
 from relay.net.joining import Splicer
@@ -482,6 +483,14 @@ class SplicePairTests(PairCases, SpliceTestCase):
         self.clock.pump([1.0] * 8)
         await backend.read_to_end()
         await self.expect_end("viewer_closed", "viewer_reset")
+
+
+class SpliceInPythonTests(PairCases, SpliceTestCase):
+    """The same where no loop in C was built."""
+
+    async def setUp(self):
+        self.patch(native, "pump_ready", None)
+        await super().setUp()
 
 
 class CopyPairTests(PairCases, SpliceTestCase):

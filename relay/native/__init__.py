@@ -1,0 +1,91 @@
+"""The two loops that nearly all of a node's time is spent in, in C where that was built, else in Python.
+
+Owns what goes to how many sockets by which system call, and nothing else: a loop gives back whatever was not the
+ordinary case, and whoever called it goes on from there.  Called by :mod:`relay.net.cohort` and
+:mod:`relay.net.readiness`.
+
+Theory.  A call costs the kernel 6 to 12 us, and Python about 1 us around it: a tenth.  The kernel's part can't be
+helped, Python's can.  ``_loops.c`` is built by pip if there is a C compiler; ``RELAY_NATIVE=0`` does without it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+Behind = tuple[int, int, int]
+"""A socket that did not take all: ``(fd, bytes taken, errno)``; errno is 0 if it took some, or the file ended."""
+
+Stuck = tuple[int, int, int]
+"""A source whose sink did not take all: ``(fd, bytes left in the pipe, errno)``; errno is 0 if the sink is full."""
+
+
+class PumpReady(Protocol):
+    """Pass on what has come to the sockets of an epoll, in one turn."""
+
+    def __call__(
+        self, epoll: int, most: int, routes: array[int], moved: array[int], pipe_out: int, pipe_in: int, size: int
+    ) -> tuple[list[tuple[int, int]], Stuck | None]:
+        """Splice from each that is ready to where it goes.
+
+        Args:
+            epoll: its descriptor.
+            most: sockets to serve.
+            routes: ``"i"``: by descriptor, where its bytes go; -1 where somebody else has to look.
+            moved: ``"Q"``: by descriptor, to be counted on.
+            pipe_out, pipe_in: the ends of an empty pipe, where one reads and where one writes.
+            size: bytes to pass on from each, at the most.
+
+        Returns:
+            ``(fd, events)`` of those that somebody else has to look at: no route, an end, an error, or ``size`` bytes
+            were there and there may be more.  And the one that is stuck: then the pipe is not empty, and those that
+            come after it are told again in the next turn.
+
+        Raises:
+            OSError: the epoll can't be asked.
+        """
+
+
+def send_each_in_python(members: Mapping[int, Any], file: int, offset: int, count: int) -> list[Behind]:
+    """``sendfile`` so many bytes of a file to each socket that is a key."""
+    sendfile = os.sendfile
+    behind: list[Behind] = []
+    for socket in members:
+        try:
+            sent = sendfile(socket, file, offset, count)
+            if sent != count:
+                behind.append((socket, sent, 0))
+        except OSError as error:
+            behind.append((socket, 0, error.errno or errno.EIO))
+    return behind
+
+
+def write_each_in_python(members: Mapping[int, Any], data: bytes) -> list[Behind]:
+    """``write`` the same to each socket that is a key."""
+    write, count = os.write, len(data)
+    behind: list[Behind] = []
+    for socket in members:
+        try:
+            sent = write(socket, data)
+            if sent != count:
+                behind.append((socket, sent, 0))
+        except OSError as error:
+            behind.append((socket, 0, error.errno or errno.EIO))
+    return behind
+
+
+send_each = send_each_in_python
+write_each = write_each_in_python
+pump_ready: PumpReady | None = None
+"""None: not built.  What Python does in its place needs to know more, and is :mod:`relay.net.readiness`'s."""
+
+if os.environ.get("RELAY_NATIVE") != "0":
+    try:
+        from relay.native import _loops
+    except ImportError:
+        pass  # no compiler was there, or this is no Linux
+    else:
+        send_each, write_each, pump_ready = _loops.send_each, _loops.write_each, _loops.pump_ready
