@@ -4,7 +4,7 @@ The page's player, mpegts.js, comes from the npm registry when the package is bu
 checksum of ``relay/admin/player/package-lock.json``, by the npm of a build dependency.  Without that registry the
 package is built all the same, and its page says how to play elsewhere.
 
-``relay/native/_loops.c`` is compiled on Linux, if there is a C compiler with Python's headers; the package does
+``relay/native/loops.c`` is compiled on Linux, if there is a C compiler with Python's headers; the package does
 without.
 """
 
@@ -18,7 +18,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 NPM_SECONDS = 120
-LOOPS = Extension("relay.native._loops", ["relay/native/_loops.c"], extra_compile_args=["-std=c11"], optional=True)
+LOOPS = Extension("_relay_loops", ["relay/native/loops.c"], extra_compile_args=["-std=c11"], optional=True)
 TESTS = [
     "av>=12",
     "axe-playwright-python>=0.1.4",
@@ -75,7 +75,7 @@ setup(
     package_dir={"": "."},  # so that an editable install puts this directory on the path, plugins included
     packages=[*find_packages(include=["relay", "relay.*"]), "twisted.plugins"],
     package_data={
-        "relay": ["py.typed", "native/*.pyi", "demo/*", "admin/static/*", "admin/static/vendor/*", "admin/player/*"],
+        "relay": ["py.typed", "demo/*", "admin/static/*", "admin/static/vendor/*", "admin/player/*"],
         "twisted.plugins": ["relay_plugins.py"],
     },
     entry_points={

@@ -31,7 +31,7 @@ def full(sender: socket.socket) -> int:
 class NativeTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         if native.pump_ready is None:
-            require_module("relay.native._loops")
+            require_module(native.MODULE)
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
 
     def pair(self, buffers: int = 0) -> tuple[socket.socket, socket.socket]:

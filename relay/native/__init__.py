@@ -5,16 +5,21 @@ ordinary case, and whoever called it goes on from there.  Called by :mod:`relay.
 :mod:`relay.net.readiness`.
 
 Theory.  A call costs the kernel 6 to 12 us, and Python about 1 us around it: a tenth.  The kernel's part can't be
-helped, Python's can.  ``_loops.c`` is built by pip if there is a C compiler; ``RELAY_NATIVE=0`` does without it.
+helped, Python's can.  ``loops.c`` is built by pip if there is a C compiler, as a module of its own, so that it is found
+from a checkout, too; ``RELAY_NATIVE=0`` does without it.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 from array import array
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+MODULE = "_relay_loops"
+API = 1  # what loops.c says, too: changed with what its functions take or return
 
 Behind = tuple[int, int, int]
 """A socket that did not take all: ``(fd, bytes taken, errno)``; errno is 0 if it took some, or the file ended."""
@@ -82,10 +87,16 @@ write_each = write_each_in_python
 pump_ready: PumpReady | None = None
 """None: not built.  What Python does in its place needs to know more, and is :mod:`relay.net.readiness`'s."""
 
-if os.environ.get("RELAY_NATIVE") != "0":
+
+def _built() -> Any:
+    """What pip has built; None if no compiler was there, or this is no Linux, or it is another version's."""
     try:
-        from relay.native import _loops
+        loops: Any = importlib.import_module(MODULE)
     except ImportError:
-        pass  # no compiler was there, or this is no Linux
-    else:
-        send_each, write_each, pump_ready = _loops.send_each, _loops.write_each, _loops.pump_ready
+        return None
+    return loops if loops.API == API else None
+
+
+_loops = None if os.environ.get("RELAY_NATIVE") == "0" else _built()
+if _loops is not None:
+    send_each, write_each, pump_ready = _loops.send_each, _loops.write_each, _loops.pump_ready

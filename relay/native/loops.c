@@ -192,9 +192,13 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_loops", NULL, -1, methods, NULL, NULL, NULL, NULL};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_relay_loops", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__loops(void)
+PyMODINIT_FUNC PyInit__relay_loops(void)
 {
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+
+    if (made != NULL && PyModule_AddIntConstant(made, "API", 1) < 0)
+        Py_CLEAR(made);
+    return made;
 }
