@@ -317,9 +317,13 @@ class ViewerConnection(LegProtocol):
     async def _try(self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None) -> bool:
         """Join this backend if it can be had."""
         connection = await self._dial(backend, point)
-        if connection is not None:
-            self._join(backend, connection, point)
-        return connection is not None
+        if connection is None:
+            return False
+        if self._outcome is not None:  # it came in the very turn in which the viewer left
+            connection.transport.abortConnection()
+            return False
+        self._join(backend, connection, point)
+        return True
 
     async def _dial(
         self, backend: Backend[IStreamClientEndpoint], point: ResumePoint | None

@@ -48,6 +48,19 @@ class GatedEndpoint:
         self.cancelled += 1
 
 
+class SlowEndpoint:
+    """Connects, and says so when the test says so."""
+
+    def __init__(self, endpoint):
+        self.connection = None
+        self.said = Deferred()
+        self._endpoint = endpoint
+
+    def connect(self, factory):
+        self._endpoint.connect(factory).addCallback(lambda connection: setattr(self, "connection", connection))
+        return self.said
+
+
 class Talker(Protocol):
     """A client that collects what it hears."""
 
@@ -307,6 +320,38 @@ class DialingTests(BalancerTestCase):
         _header, backend = await self.serve("one")
         self.assertEqual(data, await backend.read(len(data)))
         await sending
+
+
+class LeavingTests(BalancerTestCase):
+    options = BalancingOptions(secret=SECRET, name="lb")
+
+    async def test_connection_that_comes_when_the_viewer_has_just_left_is_closed(self):
+        """He moves, resets, and in the same turn of the reactor another backend accepts."""
+        slow = SlowEndpoint(TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.listeners["one"].port))
+        two = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self.listeners["two"].port)
+        await self.start(Backend("one", slow), Backend("two", two))
+        peer = self.watch()
+        await peer.send(b"hello")
+        header, backend = await self.serve("two")
+        await backend.send(b"answer")
+        await peer.read(6)
+        checkpoint = [header.session_id.hex(), 2.0, "rtmp", "live/x", 1.0, 0.0]
+        self.factory.session_said("two", "relayCheckpoint", checkpoint)
+        (viewer,) = self.factory.viewers
+        await eventually(lambda: viewer.pair.to_viewer == 6)
+        await deferLater(self.reactor, 0.02)
+        backend.reset()
+        await eventually(lambda: self.clock.advance(0.01) or slow.connection)
+        ended = viewer.splice_ended
+
+        def end(pair, outcome):
+            ended(pair, outcome)
+            slow.said.callback(slow.connection)
+
+        self.patch(viewer, "splice_ended", end)
+        peer.reset()
+        await self.expect_outcomes(viewer_reset=1)
+        await eventually(lambda: not slow.connection.transport.connected)
 
 
 class HoldingTests(BalancerTestCase):
