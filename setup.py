@@ -4,8 +4,8 @@ The page's player, mpegts.js, comes from the npm registry when the package is bu
 checksum of ``relay/admin/player/package-lock.json``, by the npm of a build dependency.  Without that registry the
 package is built all the same, and its page says how to play elsewhere.
 
-``relay/native/loops.c`` is compiled on Linux, if there is a C compiler with Python's headers; the package does
-without.
+``relay/native/loops.c`` is compiled where there are a Linux, a C compiler and Python's headers; elsewhere the package
+does without.
 """
 
 import shutil
@@ -71,7 +71,7 @@ setup(
     description="An RTMP live relay that keeps serving when servers die",
     python_requires=">=3.11",
     cmdclass={"build_py": BuildWithPlayer},
-    ext_modules=[LOOPS] if sys.platform == "linux" else [],
+    ext_modules=[LOOPS],
     package_dir={"": "."},  # so that an editable install puts this directory on the path, plugins included
     packages=[*find_packages(include=["relay", "relay.*"]), "twisted.plugins"],
     package_data={

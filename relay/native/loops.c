@@ -146,11 +146,14 @@ static PyObject *pump_ready(PyObject *self, PyObject *args)
         }
         ssize_t count = splice(fd, NULL, pipe_in, NULL, (size_t)size, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
         if (count <= 0) {
-            if (count == 0 || errno != EAGAIN) /* whoever asks again is told the same */
+            if (count == 0 || errno != EAGAIN) /* an end: whoever reads again is told the same */
                 events[rest++] = events[i];
             continue;
         }
-        ssize_t sent = splice(pipe_out, NULL, out_of[fd], NULL, (size_t)count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+        ssize_t sent;
+        do /* a signal may come before anything was moved */
+            sent = splice(pipe_out, NULL, out_of[fd], NULL, (size_t)count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+        while (sent < 0 && errno == EINTR);
         if (sent < count) {
             stuck = fd;
             error = sent < 0 && errno != EAGAIN ? errno : 0;
@@ -198,7 +201,7 @@ PyMODINIT_FUNC PyInit__relay_loops(void)
 {
     PyObject *made = PyModule_Create(&module);
 
-    if (made != NULL && PyModule_AddIntConstant(made, "API", 1) < 0)
+    if (made != NULL && PyModule_AddIntConstant(made, "API", 2) < 0)
         Py_CLEAR(made);
     return made;
 }

@@ -340,8 +340,8 @@ class Flow:
 
     def _hold(self, count: int) -> None:
         """The sink is full: the pipe at hand, with what is in it, is ours until it takes more."""
-        assert self._source is not None and self._sink is not None
         self.pipe, self.held = self.pipes.take(), count
+        assert self._source is not None and self._sink is not None
         self._source.watch_reading(False)
         self._sink.watch_writing(True)
 

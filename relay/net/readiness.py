@@ -46,7 +46,8 @@ class Pumped(Protocol):
         """So many bytes have gone by a route that has ended."""
 
     def stuck(self, count: int, error: int) -> None:
-        """The pipe at hand has so many bytes that the sink did not take, because it is full or because of an error."""
+        """The sink did not take all, because it is full or because of an error: take the pipe at hand, which has the
+        rest."""
 
     def fault(self) -> None:
         """It has raised: a fault of ours, which is logged."""
@@ -83,7 +84,7 @@ class ReadinessLoop:
         self._pipes = pipes
         self._pump_ready = native.pump_ready
         self._routes = array("i")  # by descriptor, as far as there are any
-        self._moved = array("Q")  # bytes that went by them, not yet asked for
+        self._moved = array("Q")  # bytes that went by them, and are not yet among the flow's own count
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
         self._pumped: dict[int, Pumped] = {}  # of those of which only reading is wanted, which are nearly all
@@ -95,7 +96,7 @@ class ReadinessLoop:
     def change(self, watched: Watched, mask: int) -> None:
         """Want something else of a socket."""
         fd, before, watched.mask = watched.fd, watched.mask, mask
-        if mask == before:
+        if mask == before or fd < 0:
             return
         if not before:
             former = self._watched.get(fd)
@@ -106,6 +107,7 @@ class ReadinessLoop:
         elif self._watched.get(fd) is not watched:
             return  # the same, seen by the former one
         elif mask:
+            self._end_route(watched)
             self._epoll.modify(fd, mask)
         else:
             self._end_route(watched)
@@ -140,7 +142,7 @@ class ReadinessLoop:
 
     def _end_route(self, watched: Watched) -> None:
         fd = watched.fd
-        if fd < len(self._routes) and self._routes[fd] >= 0:
+        if 0 <= fd < len(self._routes) and self._routes[fd] >= 0:
             self._routes[fd] = -1
             moved, self._moved[fd] = self._moved[fd], 0
             watched.incoming.count(moved)
@@ -178,15 +180,25 @@ class ReadinessLoop:
 
     def _poll(self) -> list[tuple[int, int]]:
         """Sockets to be served from here, and what for."""
-        pipe = self._pipe_at_hand()
-        if pipe is None or self._pump_ready is None:
+        pipe = None if self._pump_ready is None else self._pipe_at_hand()
+        if self._pump_ready is None or pipe is None:
             return self._epoll.poll(0, EVENTS_AT_ONCE)
         epoll, routes = self._epoll.fileno(), self._routes
-        ready, stuck = self._pump_ready(epoll, EVENTS_AT_ONCE, routes, self._moved, *pipe, SPLICE_BYTES)
+        try:
+            ready, stuck = self._pump_ready(epoll, EVENTS_AT_ONCE, routes, self._moved, *pipe, SPLICE_BYTES)
+        except BaseException:
+            self._pipes.drop(self._pipes.take())  # nobody knows what is in it
+            raise
         if stuck is not None:
-            fd, count, error = stuck
-            self._watched[fd].incoming.stuck(count, error)
+            self._stuck(*stuck)
         return ready
+
+    def _stuck(self, fd: int, count: int, error: int) -> None:
+        pumped = self._watched[fd].incoming
+        try:
+            pumped.stuck(count, error)
+        except Exception:
+            self._note_fault(pumped)
 
     def _pipe_at_hand(self) -> Pipe | None:
         try:

@@ -183,6 +183,7 @@ class SplicePair:
 
     def attach_backend(self, backend: ITransport, is_replay: bool = False) -> None:
         """Join another backend.  Bytes of the last one still in a pipe are forgotten: F tells where to go on."""
+        assert not self.is_over
         self.detach_backend()
         if not is_replay:
             self.attached_at = self.to_viewer

@@ -105,6 +105,14 @@ class ReadinessLoopTests(TestCase):
         self.assertEqual(EVENTS_AT_ONCE, sum(len(watched.heard) for watched in crowd))
         await eventually(lambda: all(watched.heard for watched in crowd))
 
+    async def test_leg_that_is_let_go_is_not_watched(self) -> None:
+        """Its descriptor's number is none any more."""
+        gone = self.make()
+        gone.fd = -1
+        self.loop.change(gone, READABLE)
+        self.loop.reroute(gone)
+        self.assertEqual((0, 0), (len(self.loop), self.loop.moved(gone)))
+
     async def test_socket_closed_by_somebody_else_and_its_number_given_to_another(self) -> None:
         """The former one's last word does not take the new one out."""
         former = self.make()

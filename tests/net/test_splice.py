@@ -4,6 +4,7 @@ The same cases run over the kernel's splice and over the copying pair; what only
 own.
 """
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -18,7 +19,7 @@ from relay import native
 from relay.limits import Limits
 from relay.net.copying import CopyPair
 from relay.net.joining import Splicer
-from relay.net.legs import can_splice
+from relay.net.legs import Leg, can_splice
 from relay.net.splice import SplicePair
 from relay.net.viewer_connection import LegProtocol
 from tests.net.peers import Listener, NoMoreDescriptors, Peer, eventually, open_descriptors
@@ -483,6 +484,74 @@ class SplicePairTests(PairCases, SpliceTestCase):
         self.clock.pump([1.0] * 8)
         await backend.read_to_end()
         await self.expect_end("viewer_closed", "viewer_reset")
+
+
+class RouteTests(SpliceTestCase):
+    """Bytes that a loop in C has passed on are counted once, and for whom they were: sessions go on by that count."""
+
+    async def passed(self, pair, source, sink, data):
+        await source.send(data)
+        self.assertEqual(data, await sink.read(len(data)))
+
+    async def test_counts_are_exact_whatever_happens_to_the_pair(self):
+        """Another backend, a halt, a tap that comes and goes, a pipe that fills: each ends the route and begins one."""
+        self.owner.keeps_viewer = True
+        pair, viewer, backend = await self.join()
+        other, other_viewer, other_backend = await self.join()
+        total = 0
+        for number in range(5):
+            await self.passed(pair, backend, viewer, bytes(100 + number))
+            await self.passed(other, other_backend, other_viewer, bytes(7))
+            total += 100 + number
+            self.assertEqual((total, 7 * (number + 1)), (pair.to_viewer, other.to_viewer))
+            if number == 0:
+                self.assertIsNotNone(pair.halt())
+                self.assertEqual(total, pair.to_viewer)
+                pair.go_on()
+            elif number == 1:
+                pair.detach_backend()
+                self.assertEqual(total, pair.to_viewer)
+                protocol, backend = await self.dial_backend()
+                protocol.join(pair)
+                pair.attach_backend(protocol.transport)
+                self.assertEqual(total, pair.attached_at)
+            elif number == 2:
+                pair._down.tap = lambda data: data
+                await self.passed(pair, backend, viewer, bytes(11))
+                pair._down.tap = None
+                total += 11
+            elif number == 3:
+                sent = await self.congest(pair, viewer, backend)
+                self.assertEqual(sent, len(await viewer.read(sent)))
+                total += sent
+            self.assertEqual(total, pair.to_viewer)
+        self.assertEqual((total + 35, 0), (self.splicer.bytes_to_viewers, self.splicer.bytes_to_backends))
+        for each in (pair, other):
+            each.abort("done")
+        self.assertEqual(["done", "done"], self.owner.outcomes)
+        self.assertEqual(total + 35, self.splicer.bytes_to_viewers)
+        self.owner.outcomes.pop()
+        await self.expect_end("done")
+
+    async def test_fault_with_a_full_sink_costs_that_pair_alone(self):
+        """And its bytes are not the next one's."""
+        pair, _, backend = await self.join(viewer_buffer=SMALL)
+        other, other_viewer, other_backend = await self.join()
+        watch = Leg.watch_writing
+        self.patch(
+            Leg, "watch_writing", lambda leg, wanted: 1 // 0 if wanted and leg is pair._viewer else watch(leg, wanted)
+        )
+        part = memoryview(bytes(10_000))  # less than would be looked at in Python
+        while not self.owner.outcomes:
+            with contextlib.suppress(ConnectionResetError):
+                backend.try_send(part)
+            await deferLater(self.reactor, 0.001)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertEqual(["fault"], self.owner.outcomes)
+        await self.passed(other, other_backend, other_viewer, b"all of this, and nothing else")
+        self.owner.outcomes.clear()
+        other.abort("done")
+        await self.expect_end("done")
 
 
 class SpliceInPythonTests(PairCases, SpliceTestCase):
