@@ -21,7 +21,7 @@ readers are few, they are woken at once, however many newcomers there are.
     more readers than that             merged           merged
 
     merged: interval = bound x min(1, flowing / FULL), in 2 to SLICES slices of PER_SLICE followers, and in ticks from
-    TICK to LONG_TICK
+    TICK to LONG_TICK; at once while that is less than LEAST_INTERVAL, which would add lag and merge nothing
 
 Nobody needs the bytes before somebody is woken.  So while wake-ups wait, the *source* may let bytes wait as well; it is
 asked for them before each tick.
@@ -47,6 +47,7 @@ from relay.net.cohort import Cohorts
 EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system calls
 FULL = 1000  # followers from which the whole interval is used
 TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
+LEAST_INTERVAL = 0.02  # seconds: the messages of one stream come about as far apart
 PER_SLICE = 250  # followers, before there is another slice: 2 ms of system calls, in which nothing else is served
 LONG_TICK = 0.1  # seconds between slices, while there may be more of them: what the source may let wait for so long
 SLICES = 10  # at the most: a tick costs about 300 us besides its followers, most of it for taking in what has come
@@ -274,9 +275,10 @@ class _Group:
 
     def _slices_wanted(self) -> int:
         interval = self._interval()
-        ticks = int(interval / TICK)
+        if interval < LEAST_INTERVAL:
+            return 1
         wanted = max(2, math.ceil(self.flowing / PER_SLICE), math.ceil(interval / LONG_TICK))
-        return 1 if ticks < 2 else min(ticks, SLICES, wanted)
+        return min(int(interval / TICK), SLICES, wanted)
 
     def _schedule(self) -> None:
         if self._dirty and self._call is None:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.net.wakeup import EAGER, FULL, PER_SLICE, SLICES, Wakeup
+from relay.net.wakeup import EAGER, FULL, LEAST_INTERVAL, PER_SLICE, SLICES, Wakeup
 
 BOUND = 0.1
+MERGED = round(FULL * LEAST_INTERVAL / BOUND)  # followers from which wake-ups are merged
 MS = 0.001
 
 
@@ -122,7 +123,7 @@ class WakeupTests(SynchronousTestCase):
 
     def test_few_followers_are_dealt_into_two_slices(self) -> None:
         """From where wake-ups are merged on, and again when some have left."""
-        for count in (2 * EAGER, PER_SLICE, 2 * PER_SLICE):
+        for count in (MERGED, PER_SLICE, 2 * PER_SLICE):
             self.wakeup.close()
             followers = self.add(count)
             self.wakeup.notify()
@@ -240,6 +241,14 @@ class WakeupTests(SynchronousTestCase):
         advance(self.clock, BOUND + MS)
         self.assertTrue(all(follower.times for follower in followers[: EAGER // 2]))
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_interval_that_would_merge_nothing_adds_no_lag(self) -> None:
+        """Each flush wakes all, as if they were few."""
+        followers = self.add(MERGED - 1)
+        for _ in range(3):
+            self.wakeup.notify()
+        self.assertEqual({3}, {len(follower.times) for follower in followers})
+        self.assertFalse(self.wakeup.is_patient)
 
     def test_source_is_asked_for_what_it_has_before_each_tick(self) -> None:
         """So it may let bytes wait as long as wake-ups do: and is told when they don't any more."""
