@@ -15,7 +15,7 @@ import errno
 import importlib
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 MODULE = "_relay_loops"
@@ -54,32 +54,26 @@ class PumpReady(Protocol):
         """
 
 
-def send_each_in_python(members: Mapping[int, Any], file: int, offset: int, count: int) -> list[Behind]:
-    """``sendfile`` so many bytes of a file to each socket that is a key."""
-    sendfile = os.sendfile
+def _each(members: Mapping[int, Any], count: int, send: Callable[..., int], *what: Any) -> list[Behind]:
     behind: list[Behind] = []
     for socket in members:
         try:
-            sent = sendfile(socket, file, offset, count)
+            sent = send(socket, *what)
             if sent != count:
                 behind.append((socket, sent, 0))
         except OSError as error:
             behind.append((socket, 0, error.errno or errno.EIO))
     return behind
+
+
+def send_each_in_python(members: Mapping[int, Any], file: int, offset: int, count: int) -> list[Behind]:
+    """``sendfile`` so many bytes of a file to each socket that is a key."""
+    return _each(members, count, os.sendfile, file, offset, count)
 
 
 def write_each_in_python(members: Mapping[int, Any], data: bytes) -> list[Behind]:
     """``write`` the same to each socket that is a key."""
-    write, count = os.write, len(data)
-    behind: list[Behind] = []
-    for socket in members:
-        try:
-            sent = write(socket, data)
-            if sent != count:
-                behind.append((socket, sent, 0))
-        except OSError as error:
-            behind.append((socket, 0, error.errno or errno.EIO))
-    return behind
+    return _each(members, len(data), os.write, data)
 
 
 send_each = send_each_in_python

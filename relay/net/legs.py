@@ -313,8 +313,7 @@ class Flow:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.pipes.drop(self.pipes.take())
-                self.pair.sink_failed(self, error.errno)
+                self._sink_failed(error.errno)
                 return
             self._moved += sent
             if sent < count:
@@ -333,10 +332,14 @@ class Flow:
     def stuck(self, count: int, error: int) -> None:
         """As :meth:`pump` finds out itself, where no loop in C does it."""
         if error:
-            self.pipes.drop(self.pipes.take())
-            self.pair.sink_failed(self, error)
+            self._sink_failed(error)
         else:
             self._hold(count)
+
+    def _sink_failed(self, error: int | None) -> None:
+        """Nobody gets what is in the pipe at hand."""
+        self.pipes.drop(self.pipes.take())
+        self.pair.sink_failed(self, error)
 
     def _hold(self, count: int) -> None:
         """The sink is full: the pipe at hand, with what is in it, is ours until it takes more."""
