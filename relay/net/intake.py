@@ -12,11 +12,11 @@ once, whatever is held.
 
 from __future__ import annotations
 
-import socket
-
 from twisted.internet import tcp
 from twisted.internet.interfaces import ITransport
 from twisted.logger import Logger
+
+from relay.net.sockets import wake_from
 
 HELD_BYTES = tcp.Connection.bufferSize  # 64 KiB, a twentieth of a second of 10 Mbit/s: one read takes all that waits
 
@@ -34,13 +34,14 @@ class Intake:
         """Let bytes wait until they are drawn."""
         if self._connection is not None and self._connection.connected and not self._is_held:
             self._is_held = True
-            self._set_low_water(HELD_BYTES)
+            wake_from(self._connection.getHandle(), HELD_BYTES)
 
     def release(self) -> None:
         """Read them as they come, those that wait included."""
-        if self._is_held:
+        if self._is_held and self._connection is not None:
             self._is_held = False
-            self._set_low_water(1)
+            if self._connection.connected:
+                wake_from(self._connection.getHandle(), 1)
 
     def draw(self) -> None:
         """Read what waits.  The protocol gets it as always; an end is left to the reactor, which is told of it, too."""
@@ -51,8 +52,3 @@ class Intake:
         except Exception:
             self.log.failure("reading from upstream")
             self._connection.abortConnection()
-
-    def _set_low_water(self, count: int) -> None:
-        assert self._connection is not None
-        if self._connection.connected:
-            self._connection.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relay.net.legs import Flow
+from relay.net.sockets import wake_from
 
 EAGER = 64  # flows up to which nothing waits: as an aggregator's readers (relay.net.wakeup)
 TICK = 0.005  # seconds, at the least
@@ -57,7 +57,7 @@ class Pacer:
         handle = flow.source.transport.getHandle()
         min(self._slices, key=len)[flow] = handle
         if self._call is not None:
-            _set_low_water(handle, HELD_BYTES)
+            wake_from(handle, HELD_BYTES)
         elif len(self) > EAGER:
             self._set_all(HELD_BYTES)
             self._due = self._clock.seconds()
@@ -69,7 +69,7 @@ class Pacer:
         for slice_ in self._slices:
             handle = slice_.pop(flow, None)
             if handle is not None:
-                _set_low_water(handle, 1)
+                wake_from(handle, 1)
         if self._call is not None and len(self) <= EAGER // 2:
             self._call.cancel()
             self._call = None
@@ -87,9 +87,4 @@ class Pacer:
     def _set_all(self, count: int) -> None:
         for slice_ in self._slices:
             for handle in slice_.values():
-                _set_low_water(handle, count)
-
-
-def _set_low_water(handle: socket.socket, count: int) -> None:
-    with suppress(OSError):  # closed by somebody else, who tells the pair
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+                wake_from(handle, count)

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from relay.errors import RemoteProtocolError
 from relay.limits import Limits
 from relay.net.identity import NodeIdentity, PeerNode
-from relay.net.sockets import NODE_TIMEOUT_MS, host_of, tune
+from relay.net.sockets import NODE_TIMEOUT_MS, host_of, tune, write_now
 from relay.rtmp.client import ClientSession
 from relay.rtmp.events import Connected, ConnectRejected, Event, HandshakeDone, StreamCreated
 from relay.rtmp.handshake import NONCE_BYTES
@@ -111,7 +111,7 @@ class RtmpClientProtocol(Protocol):
         """Send what the session has to send."""
         data = self.session.data_to_send()
         if data and self.transport is not None:
-            self.transport.write(data)
+            write_now(self.transport, data)
 
     def give_up(self, outcome: str) -> None:
         """End the connection now, for this reason."""

@@ -10,6 +10,7 @@ import fcntl
 import socket
 import struct
 import termios
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp
@@ -52,14 +53,24 @@ def has_unwritten(transport: tcp.Connection) -> bool:
 
 
 def write_now(transport: Any, data: bytes) -> None:
-    """Write without waiting for the reactor, as far as the socket takes it at once."""
-    if isinstance(transport, tcp.Connection) and not transport.TLS and not has_unwritten(transport):
+    """Write without waiting for the reactor, as far as the socket takes it at once.
+
+    Twisted's ``write`` takes a turn and two ``epoll_ctl``, which is more than a ping costs otherwise.
+    """
+    is_open = isinstance(transport, tcp.Connection) and transport.connected
+    if is_open and not transport.TLS and not has_unwritten(transport):
         try:
             data = data[transport.getHandle().send(data) :]
         except OSError:
             pass  # full, or broken: the transport finds out
     if data:
         transport.write(data)
+
+
+def wake_from(handle: socket.socket, count: int) -> None:
+    """Let epoll tell of the socket when so many bytes wait (``SO_RCVLOWAT``); of an end and an error in any case."""
+    with suppress(OSError):  # closed by somebody else, who tells whom it concerns
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
 
 def tune(transport: Any, timeout_ms: int, notsent_lowat: int = 0) -> None:

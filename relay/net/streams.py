@@ -38,7 +38,7 @@ class Reader(Follower, Protocol):
         """So far."""
 
     def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
-        """Once a second: is it too slow?"""
+        """Once a second, unless it is in step: is it too slow?"""
 
     def dismiss(self) -> None:
         """The stream is forgotten here."""
@@ -57,7 +57,7 @@ class LiveStream:
         self.name = name
         self._flushes = flushes
         self.log = log
-        self.wakeup = Wakeup(clock, merge_seconds, self)
+        self.wakeup: Wakeup[Reader] = Wakeup(clock, merge_seconds, self)
         self.intakes: dict[Intake, None] = {}  # that its bytes come from, if they may wait
         self.viewers: dict[Reader, None] = {}
         self.is_live = False
@@ -294,7 +294,7 @@ class Hub:
         now = self.clock.seconds()
         for stream in self:
             stream.meter(now)
-            for viewer in list(stream.viewers):
+            for viewer in stream.wakeup.alone():
                 viewer.check(now, self.limits.viewer_skip_seconds, self.limits.viewer_close_seconds)
 
     def close(self) -> None:

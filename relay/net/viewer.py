@@ -259,7 +259,10 @@ class Viewer:
 
     def fall_in(self, cohorts: Cohorts[Any]) -> bool:
         """Be sent what others are sent, if it stands where they do.  (Asked by the wake-up.)"""
-        return self._follower.fall_in(cohorts, self)
+        is_in_step = self._follower.fall_in(cohorts, self)
+        if is_in_step:
+            self._checked_offset = -1  # when it has fallen out, it has not stood still since it was last looked at
+        return is_in_step
 
     def is_known_to_read(self) -> bool:
         """Has it taken more than buffers hold?  (Asked by the wake-up.)"""
@@ -288,7 +291,10 @@ class Viewer:
         self._follower.pump()
 
     def check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
-        """Once a second: is this reader too slow?  A fault costs this reader alone, as in :meth:`pump`."""
+        """Once a second, unless it is in step: is this reader too slow?
+
+        A fault costs this reader alone, as in :meth:`pump`.
+        """
         try:
             self._check(now, skip_seconds, close_seconds)
         except Exception:
@@ -298,9 +304,6 @@ class Viewer:
     def _check(self, now: float, skip_seconds: float, close_seconds: float) -> None:
         cursor = self._cursor
         if cursor is None:
-            return
-        if self._follower.is_in_step:
-            self._progressed_at = now
             return
         if cursor.offset != self._checked_offset or not self._follower.is_congested():
             self._checked_offset = cursor.offset

@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -48,8 +48,8 @@ EAGER = 64  # followers up to which each flush wakes all: about 1 ms of system c
 FULL = 1000  # followers from which the whole interval is used
 TICK = 0.005  # seconds between slices at the least: an epoll round with work in it
 LEAST_INTERVAL = 0.02  # seconds: the messages of one stream come about as far apart
-PER_SLICE = 250  # followers, before there is another slice: 2 ms of system calls, in which nothing else is served
-LONG_TICK = 0.1  # seconds between slices, while there may be more of them: what the source may let wait for so long
+PER_SLICE = 500  # followers, before there is another slice: 5 ms of system calls, in which nothing else is served
+LONG_TICK = 0.2  # seconds between slices, while there may be more of them: what the source may let wait for so long
 SLICES = 10  # at the most: a tick costs about 300 us besides its followers, most of it for taking in what has come
 
 
@@ -66,6 +66,9 @@ class Follower(Protocol):
         """Be sent what others are sent, if it stands where they do; then it is not pumped until it falls out."""
 
 
+FollowerT = TypeVar("FollowerT", bound=Follower)
+
+
 class Source(Protocol):
     """Where the bytes come from that followers are woken for."""
 
@@ -76,7 +79,7 @@ class Source(Protocol):
         """Have what comes as it comes: nobody is about to be woken, or all are at once."""
 
 
-class Wakeup:
+class Wakeup(Generic[FollowerT]):
     """Wakes the followers of one stream.
 
     Invariant: after ``notify()``, each follower's ``pump`` is called within ``bound`` seconds (of an idle reactor's
@@ -93,8 +96,8 @@ class Wakeup:
         self._bound = bound
         self._source = source
         self._taken_at = 0.0  # when all that had come was taken in
-        self._readers = _Group(clock, lambda: self.interval, self._resize, self._fall_in, self._ticks)
-        self._newcomers = _Group(clock, lambda: self.newcomers_interval, self._resize, self._promote, self._ticks)
+        self._readers = self._group(lambda: self.interval, self._fall_in)
+        self._newcomers = self._group(lambda: self.newcomers_interval, self._promote)
 
     def __len__(self) -> int:
         return len(self._readers.followers) + len(self._newcomers.followers)
@@ -117,11 +120,15 @@ class Wakeup:
             self._readers.is_waiting or self._newcomers.is_waiting
         )
 
-    def add(self, follower: Follower) -> None:
+    def alone(self) -> list[FollowerT]:
+        """Those for whom no cohort sends: whoever is too slow is among them."""
+        return [*self._readers.alone(), *self._newcomers.alone()]
+
+    def add(self, follower: FollowerT) -> None:
         """Wake ``follower`` from now on; adding it again is harmless."""
         (self._readers if follower.is_known_to_read() else self._newcomers).add(follower)
 
-    def remove(self, follower: Follower) -> None:
+    def remove(self, follower: FollowerT) -> None:
         """Wake it no more; it need not be known."""
         self._readers.remove(follower)
         self._newcomers.remove(follower)
@@ -139,12 +146,15 @@ class Wakeup:
         self._readers.close()
         self._newcomers.close()
 
-    def _promote(self, follower: Follower) -> None:
+    def _group(self, interval: Callable[[], float], woken: Callable[[FollowerT], None]) -> _Group[FollowerT]:
+        return _Group(self._clock, interval, self._resize, woken, self._ticks)
+
+    def _promote(self, follower: FollowerT) -> None:
         if follower.is_known_to_read():
             self._newcomers.remove(follower)
             self._readers.add(follower)
 
-    def _fall_in(self, follower: Follower) -> None:
+    def _fall_in(self, follower: FollowerT) -> None:
         self._readers.fall_in(follower)
 
     def _resize(self) -> None:
@@ -166,7 +176,7 @@ class Wakeup:
             self._source.watch()
 
 
-class _Group:
+class _Group(Generic[FollowerT]):
     """Followers that are woken at one interval.
 
     Args:
@@ -181,17 +191,17 @@ class _Group:
         clock: IReactorTime,
         interval: Callable[[], float],
         resize: Callable[[], None],
-        woken: Callable[[Follower], None],
+        woken: Callable[[FollowerT], None],
         ticks: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.followers: dict[Follower, int] = {}  # follower -> slice, in order of arrival
+        self.followers: dict[FollowerT, int] = {}  # follower -> slice, in order of arrival
         self._clock = clock
         self._interval = interval
         self._resize_all = resize
         self._woken = woken
         self._ticks = ticks
-        self._congested: set[Follower] = set()  # those that were, when they were last woken
-        self._slices = [_Slice()]
+        self._congested: set[FollowerT] = set()  # those that were, when they were last woken
+        self._slices: list[_Slice[FollowerT]] = [_Slice()]
         self._dirty: dict[int, float] = {}  # slices not woken since a notify, and when that was
         self._next = 0
         self._call: IDelayedCall | None = None
@@ -211,7 +221,10 @@ class _Group:
         """Is a tick to come?"""
         return bool(self._dirty)
 
-    def add(self, follower: Follower) -> None:
+    def alone(self) -> Iterator[FollowerT]:
+        return (follower for slice_ in self._slices for follower in slice_.alone)
+
+    def add(self, follower: FollowerT) -> None:
         if follower in self.followers:
             return
         index = min(range(len(self._slices)), key=lambda i: len(self._slices[i]))
@@ -219,14 +232,14 @@ class _Group:
         self._slices[index].alone[follower] = None
         self._resize_all()
 
-    def remove(self, follower: Follower) -> None:
+    def remove(self, follower: FollowerT) -> None:
         index = self.followers.pop(follower, None)
         if index is not None:
             self._congested.discard(follower)
             del self._slices[index].alone[follower]
             self._resize_all()
 
-    def fall_in(self, follower: Follower) -> None:
+    def fall_in(self, follower: FollowerT) -> None:
         """Let a cohort send for it, if it is where others are."""
         slice_ = self._slices[self.followers[follower]]
         if follower.fall_in(slice_.cohorts):
@@ -310,7 +323,7 @@ class _Group:
                 finally:
                     self._schedule()
 
-    def _wake(self, slice_: _Slice) -> None:
+    def _wake(self, slice_: _Slice[FollowerT]) -> None:
         before = len(self._congested)
         slice_.cohorts.pump()
         for follower in list(slice_.alone):
@@ -333,15 +346,15 @@ class _Group:
         self._call = None
 
 
-class _Slice:
+class _Slice(Generic[FollowerT]):
     """Followers that are woken together."""
 
     def __init__(self) -> None:
-        self.alone: dict[Follower, None] = {}
-        self.cohorts: Cohorts[Follower] = Cohorts(self._left)
+        self.alone: dict[FollowerT, None] = {}
+        self.cohorts: Cohorts[FollowerT] = Cohorts(self._left)
 
     def __len__(self) -> int:
         return len(self.alone) + len(self.cohorts)
 
-    def _left(self, follower: Follower) -> None:
+    def _left(self, follower: FollowerT) -> None:
         self.alone[follower] = None

@@ -7,7 +7,9 @@ import socket
 from twisted.trial.unittest import SynchronousTestCase
 
 from relay.limits import DEFAULT_LIMITS, Limits
-from relay.net.sockets import NOTSENT_LOWAT, host_of, tune, viewer_timeout_ms
+from relay.net.sockets import NOTSENT_LOWAT, host_of, tune, viewer_timeout_ms, write_now
+from relay.testing import ManualReactor
+from tests.net.driving import Recorder, TcpPair
 
 
 class FakeAddress:
@@ -54,6 +56,33 @@ class TuneTests(SynchronousTestCase):
         """As text."""
         with socket.socket() as handle:
             self.assertEqual("192.0.2.7", host_of(FakeTransport(handle)))
+
+
+class WriteNowTests(SynchronousTestCase):
+    """What is short need not wait for the reactor."""
+
+    def test_writes_at_once_and_in_order(self) -> None:
+        """What the socket doesn't take goes the transport's way, and so does all that comes after it."""
+        reactor = ManualReactor()
+        pair = TcpPair(Recorder(), reactor, send_buffer=4 << 10, receive_buffer=4 << 10)
+        self.addCleanup(pair.close)
+        write_now(pair.transport, b"ping")
+        self.assertEqual(([], b"ping"), (reactor.getWriters(), pair.read()))
+        much = bytes(range(256)) * 400
+        write_now(pair.transport, much)
+        write_now(pair.transport, b"pong")
+        self.assertEqual([pair.transport], reactor.getWriters())
+        self.assertEqual(b"ping" + much + b"pong", pair.run(4000))
+
+    def test_nothing_is_written_when_the_connection_is_lost(self) -> None:
+        """As with a transport's own ``write``: an answer may come too late."""
+        pair = TcpPair(Recorder(), ManualReactor())
+        self.addCleanup(pair.close)
+        pair.transport.abortConnection()
+        pair.run()
+        self.assertFalse(pair.transport.connected)
+        write_now(pair.transport, b"ping")
+        self.assertEqual(b"", bytes(pair.received))
 
 
 class ViewerTimeoutTests(SynchronousTestCase):

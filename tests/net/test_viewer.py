@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -9,6 +11,7 @@ from relay.flv.tags import FILE_HEADER
 from relay.limits import DEFAULT_LIMITS
 from relay.log.options import LogOptions
 from relay.log.points import LogStart
+from relay.net.cohort import Cohorts
 from relay.net.viewer import FlvForm, RtmpForm, Viewer, beginning_of
 from relay.rtmp.messages import MediaMessage, MessageType, RawMessage
 from relay.rtmp.server import end_of_play
@@ -266,6 +269,27 @@ class SlowTests(ViewerTestCase):
         self.pair.run()
         self.check(10 * CLOSE)
         self.assertEqual([], self.outcomes)
+
+    def test_viewer_that_was_in_step_has_its_time_from_when_it_was_not(self) -> None:
+        """A stream may be silent for longer than that, and then be too much for a socket at once."""
+        publish(self.stream, gops(1))
+        viewer = self.socket_viewer()
+        self.join(viewer)
+        self.pair.run()
+        self.check()
+        cohorts: Cohorts[str] = Cohorts(lambda who: None)
+        self.assertTrue(viewer.fall_in(cohorts))
+        self.clock.advance(10 * CLOSE)
+        with contextlib.suppress(BlockingIOError):
+            while self.pair.transport.socket.send(bytes(1000)):
+                pass
+        publish(self.stream, gops(1, start=400))
+        cohorts.pump()
+        self.assertTrue(self.pair.transport.is_congested())
+        self.check(CLOSE)
+        self.assertEqual([], self.outcomes)
+        self.check(2)
+        self.assertEqual(["evicted_slow"], self.outcomes)
 
     def test_viewer_that_takes_no_byte_of_its_preamble_is_closed(self) -> None:
         """The preamble is in Twisted's buffer: that, too, is a viewer that does not read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relay.net.wakeup import EAGER, FULL, LEAST_INTERVAL, PER_SLICE, SLICES, Wakeup
+from relay.net.wakeup import EAGER, FULL, LEAST_INTERVAL, LONG_TICK, PER_SLICE, SLICES, Wakeup
 
 BOUND = 0.1
 MERGED = round(FULL * LEAST_INTERVAL / BOUND)  # followers from which wake-ups are merged
@@ -22,6 +23,7 @@ class Follower:
     def __init__(self, clock: Clock, then=None, reads: bool = False) -> None:
         self.times: list[float] = []
         self.is_congested = False
+        self.falls_in = False
         self.reads = reads
         self._clock = clock
         self._then = then
@@ -36,7 +38,7 @@ class Follower:
         return self.reads
 
     def fall_in(self, cohorts) -> bool:
-        return False
+        return self.falls_in
 
 
 class Source:
@@ -318,7 +320,17 @@ class WakeupTests(SynchronousTestCase):
         followers = self.add(FULL)
         self.wakeup.notify()
         advance(self.clock, 1.0)
-        self.assertEqual(SLICES, len({follower.times[0] for follower in followers}))
+        self.assertEqual(math.ceil(1.0 / LONG_TICK), len({follower.times[0] for follower in followers}))
+
+    def test_those_in_step_are_not_alone(self) -> None:
+        """Nobody need look whether they are too slow."""
+        slow, quick = self.add(2, reads=True)
+        newcomer = Follower(self.clock)
+        self.wakeup.add(newcomer)
+        quick.falls_in = True
+        self.assertEqual([slow, quick, newcomer], self.wakeup.alone())
+        self.wakeup.notify()
+        self.assertEqual([slow, newcomer], self.wakeup.alone())
 
     def test_crowd_that_leaves_while_the_source_is_asked(self) -> None:
         """What it has may end the stream."""
