@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 BENCHMARKS: dict[str, list[str]] = {
     "fanout": ["fanout.py"],
     "fanout-100": ["fanout.py", "--viewers", "100", "--interval", "100"],
-    "fanout-3000": ["fanout.py", "--viewers", "3000", "--interval", "100", "--without-peer"],
+    "fanout-3000": ["fanout.py", "--viewers", "2000", "--viewers", "3000", "--interval", "100", "--interval", "350"],
     "fanout-3mbit": ["fanout.py", "--viewers", "500", "--kbits", "3000", "--interval", "100"],
     "splice": ["splice.py"],
     "splice-bulk": ["splice.py", "--bulk"],
