@@ -105,6 +105,8 @@ struct viewer {
     uint32_t in_chunk;                /* payload bytes left in this chunk */
     size_t message_at;                /* offset in the media bytes where the current message began */
     size_t media_bytes;               /* parsed */
+    uint32_t window;                  /* RTMP: half of it is acknowledged each time, as ffmpeg does */
+    size_t acknowledged;              /* of the media bytes */
     /* judgement */
     bool is_placed;
     size_t offset;                    /* in the reference: all before it was compared */
@@ -213,7 +215,9 @@ static void picture(struct viewer *who, struct message *of, double at) {
 /* ---------------------------------------------------------------- parsing media */
 
 static void complete(struct viewer *who, struct message *of) {
-    if (who->kind == RTMP && of->type == 1 && of->seen == 4) who->chunk_size = big_endian(of->first, 4) & 0x7FFFFFFF;
+    uint32_t value = big_endian(of->first, 4);
+    if (who->kind == RTMP && of->type == 1 && of->seen == 4) who->chunk_size = value & 0x7FFFFFFF;
+    if (who->kind == RTMP && of->type == 5 && of->seen == 4) who->window = value;
     who->current = NULL;
 }
 
@@ -326,6 +330,19 @@ static void parse(struct viewer *who, const uint8_t *data, size_t count, double 
     }
 }
 
+static void say(struct viewer *who, const struct bytes *words) {
+    if (send(who->fd, words->at, words->count, MSG_NOSIGNAL) != (ssize_t)words->count) end(who, CUT);
+}
+
+static void acknowledge(struct viewer *who) {
+    struct bytes out = {0};
+    size_t all = who->acknowledged = who->media_bytes;
+    uint8_t count[4] = {all >> 24, all >> 16, all >> 8, all};
+    put_message(&out, 2, 3, 0, 0, count, sizeof count, 128);
+    say(who, &out);
+    free(out.at);
+}
+
 static void media(struct viewer *who, const uint8_t *data, size_t count, double at) {
     if (!count) return;
     if (who->is_reference && !who->is_clock) {
@@ -334,13 +351,10 @@ static void media(struct viewer *who, const uint8_t *data, size_t count, double 
         put(bytes, data, count);
     }
     parse(who, data, count, at);
+    if (who->verdict == FINE && who->window && who->media_bytes - who->acknowledged >= who->window / 2) acknowledge(who);
 }
 
 /* ---------------------------------------------------------------- conversation */
-
-static void say(struct viewer *who, const struct bytes *words) {
-    if (send(who->fd, words->at, words->count, MSG_NOSIGNAL) != (ssize_t)words->count) end(who, CUT);
-}
 
 /* connect, createStream and play in one breath: each is answered in its order. */
 static void ask_to_play(struct viewer *who, const uint8_t *their_words) {

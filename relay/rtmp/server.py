@@ -44,7 +44,6 @@ from relay.rtmp.messages import (
 )
 from relay.rtmp.session import (
     RELAY_PREFIX,
-    WINDOW_ACK_SIZE,
     Session,
     as_id,
     as_number,
@@ -56,6 +55,11 @@ SERVER_PROPERTIES: Mapping[str, Any] = {"fmsVer": "FMS/3,0,1,123", "capabilities
 """What nginx-rtmp and SRS claim to be; encoders have been seen to read it."""
 
 _PEER_BANDWIDTH_DYNAMIC = 2
+
+ANNOUNCED_WINDOW = 64 << 20
+"""Bytes after which a peer should acknowledge; ffmpeg refuses 0, and 2**31 and more.  Nobody here waits for an
+acknowledgement (the kernel knows what has arrived), and each costs a turn: with the usual 2.5 MB, ffmpeg sends one
+every 10 s at 1 Mbit/s, librtmp every 2 s."""
 
 SERVER_CHUNK_SIZE = 10 << 20
 """Bytes.  More than any message we accept (``Limits.message_bytes``), so that each we send is one chunk; nginx-rtmp and
@@ -108,13 +112,11 @@ class ServerSession(Session):
 
     Args:
         nonce: 1528 unpredictable bytes for the handshake.
-        window_ack_size: bytes after which the peer should acknowledge.
     """
 
-    def __init__(self, limits: Limits, nonce: bytes, window_ack_size: int = WINDOW_ACK_SIZE) -> None:
+    def __init__(self, limits: Limits, nonce: bytes) -> None:
         super().__init__(ServerHandshake(nonce), limits)
         self.state = ConnectionState.HANDSHAKE
-        self._window_ack_size = window_ack_size
         self._streams: dict[int, _MessageStream] = {}
         self._held: list[RawMessage] = []
 
@@ -270,7 +272,7 @@ class ServerSession(Session):
         """Window, bandwidth, chunk size, then ``_result``; ``properties`` join its second object."""
         self._expect_connect_pending()
         self.state = ConnectionState.CONNECTED
-        window = self._window_ack_size.to_bytes(4, "big")
+        window = ANNOUNCED_WINDOW.to_bytes(4, "big")
         self._write_control(MessageType.WINDOW_ACK_SIZE, window)
         self._write_control(MessageType.SET_PEER_BANDWIDTH, window + bytes((_PEER_BANDWIDTH_DYNAMIC,)))
         self._write_chunk_size(SERVER_CHUNK_SIZE if self.limits.message_bytes <= SERVER_CHUNK_SIZE else MAX_CHUNK_SIZE)

@@ -38,7 +38,7 @@ from relay.rtmp.messages import (
 )
 
 WINDOW_ACK_SIZE = 2_500_000
-"""Bytes; what Flash Media Server said and librtmp assumes.  ffmpeg refuses 0 and anything from 2**31 on."""
+"""Bytes, for a peer that announces none; what Flash Media Server said and librtmp assumes."""
 
 MIN_WINDOW = 4096
 """Bytes.  A peer that asks for acknowledgements more often gets them this often."""
