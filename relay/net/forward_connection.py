@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 from OpenSSL import SSL
 from service_identity import VerificationError
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -69,6 +69,8 @@ def words_for(reason: Failure) -> str:
     error = reason.value
     if reason.check(ConnectionDone):
         return "closed by the target"
+    if reason.check(ConnectionLost):
+        return "reset by the target, or out of reach"
     if isinstance(error, VerificationError):
         return "the target's certificate is not for its name"
     if isinstance(error, SSL.Error):

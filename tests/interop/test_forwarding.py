@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol
 
+from relay.rtmp.handshake import HANDSHAKE_BYTES
 from relay.rtmp.messages import MessageType
 from tests.clients import Watcher, looped, publish, read_clip, watch
 from tests.cluster import HOST, ClusterTestCase, Node, free_port, until
@@ -25,12 +27,25 @@ WANTED = 100  # packets
 TURNS = 2_000  # messages of the looped clip: more than any test sees
 
 
-class Rude(Protocol):
-    """Hangs up."""
+class HangsUp(Protocol):
+    """When it has heard all that a client says first: bytes that nobody reads would make it a reset."""
 
-    def connectionMade(self) -> None:
+    heard = 0
+
+    def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None
-        self.transport.loseConnection()
+        self.heard += len(data)
+        if self.heard == 1 + HANDSHAKE_BYTES:
+            self.transport.loseConnection()
+
+
+class Resets(Protocol):
+    """At the first word."""
+
+    transport: ITCPTransport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.abortConnection()
 
 
 class ForwardTests(ClusterTestCase):
@@ -122,21 +137,24 @@ class ForwardTests(ClusterTestCase):
         self.assertEqual(1, self.origin.text.count("refuses it: NetStream.Publish.Denied"))
 
     async def test_target_that_can_t_be_talked_to_is_said_why(self) -> None:
-        """Once: one whose certificate nobody knows, and one that hangs up."""
+        """Once: one whose certificate nobody knows, one that hangs up, and one that resets."""
         certificate = self.directory / "certificate"
         make_certificate(certificate)
         listen = f"ssl:{{port}}:interface={HOST}:privateKey={certificate}:certKey={certificate}"
         target = self.start_origin(name="o2", listen=listen)
         await target.is_listening()
-        rude = Factory.forProtocol(Rude)
-        rude.noisy = False
-        port = reactor.listenTCP(0, rude, interface=HOST)
-        self.addCleanup(port.stopListening)
-        urls = (f"rtmps://localhost:{target.port}", f"rtmp://{HOST}:{port.getHost().port}")
+        urls = [f"rtmps://localhost:{target.port}"]
+        for rude in (HangsUp, Resets):
+            factory = Factory.forProtocol(rude)
+            factory.noisy = False
+            port = reactor.listenTCP(0, factory, interface=HOST)
+            self.addCleanup(port.stopListening)
+            urls.append(f"rtmp://{HOST}:{port.getHost().port}")
         await self.start_forwarding(*(f"live/*={url}/live/{KEY}" for url in urls))
-        told = await self.origin.when(lambda told: len([each for each in told["forwards"] if each["why"]]) == 2)
+        told = await self.origin.when(lambda told: len([each for each in told["forwards"] if each["why"]]) == 3)
         why = {each["target"]: each["why"] for each in told["forwards"]}
         self.assertEqual("closed by the target", why[urls[1]])
+        self.assertEqual("reset by the target, or out of reach", why[urls[2]])
         self.assertIn("certificate", why[urls[0]])
         await self.origin.stream("live/show")
         for url in urls:
