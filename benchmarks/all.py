@@ -1,6 +1,6 @@
 """All benchmarks that compare, one after another.
 
-    python benchmarks/all.py DIRECTORY                   about an hour
+    python benchmarks/all.py DIRECTORY                   an hour and a half
     python benchmarks/all.py --rounds 1 DIRECTORY        a third of that
 
 For each, DIRECTORY gets a table (.txt), all figures (.json) and a picture (.svg).

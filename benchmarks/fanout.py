@@ -12,7 +12,6 @@ compared with nginx-rtmp at so many.  See benchmarks/README.md.
 from __future__ import annotations
 
 import functools
-import math
 
 from contest import Column, Figures, Report, Row, hold, parser, publish_report, run_program, say
 from crowd import Crowd
@@ -28,7 +27,7 @@ from servers import (
     running,
 )
 
-from relay.net.wakeup import LONG_TICK, PER_SLICE
+from relay.net.wakeup import slices_for
 
 PEER = "nginx-rtmp"
 PEER_VIEWERS = 1000
@@ -52,9 +51,9 @@ class FanoutReport(Report):
 
 
 def contenders(interval_ms: int, viewers: int) -> list[Contender]:
-    """All that can keep this interval; the C loop deals its viewers as relay.net.wakeup does."""
+    """All that can keep this interval; the C loop deals its viewers as ours does."""
     ours = aggregator("--merge-ms", str(interval_ms))
-    slices = max(2, math.ceil(viewers / PER_SLICE), math.ceil(interval_ms / 1000 / LONG_TICK))
+    slices = slices_for(viewers, interval_ms / 1000)
     return [
         Contender(name=f"relay {interval_ms} ms", start=ours),
         Contender(name=f"relay FLV {interval_ms} ms", start=ours, kind="http"),

@@ -215,9 +215,10 @@ static void picture(struct viewer *who, struct message *of, double at) {
 /* ---------------------------------------------------------------- parsing media */
 
 static void complete(struct viewer *who, struct message *of) {
-    uint32_t value = big_endian(of->first, 4);
-    if (who->kind == RTMP && of->type == 1 && of->seen == 4) who->chunk_size = value & 0x7FFFFFFF;
-    if (who->kind == RTMP && of->type == 5 && of->seen == 4) who->window = value;
+    if (who->kind == RTMP && of->seen == 4) {
+        if (of->type == 1) who->chunk_size = big_endian(of->first, 4) & 0x7FFFFFFF;
+        if (of->type == 5) who->window = big_endian(of->first, 4);
+    }
     who->current = NULL;
 }
 

@@ -53,6 +53,14 @@ LONG_TICK = 0.2  # seconds between slices, while there may be more of them: what
 SLICES = 10  # at the most: a tick costs about 300 us besides its followers, most of it for taking in what has come
 
 
+def slices_for(flowing: int, interval: float) -> int:
+    """How many slices so many followers are dealt into, whose wake-ups are merged for so many seconds."""
+    if interval < LEAST_INTERVAL:
+        return 1
+    wanted = max(2, math.ceil(flowing / PER_SLICE), math.ceil(interval / LONG_TICK))
+    return min(int(interval / TICK), SLICES, wanted)
+
+
 class Follower(Protocol):
     """What a wake-up needs of whom it wakes."""
 
@@ -266,7 +274,7 @@ class _Group(Generic[FollowerT]):
 
     def resize(self) -> None:
         """Deal the followers anew when the number of slices no longer fits; with some slack, so that it is rare."""
-        wanted, present = self._slices_wanted(), len(self._slices)
+        wanted, present = slices_for(self.flowing, self._interval()), len(self._slices)
         if wanted == present or wanted == present - 1 > 1:
             return
         waiting_since = min(self._dirty.values(), default=None)
@@ -285,13 +293,6 @@ class _Group(Generic[FollowerT]):
             self._schedule()
         else:
             self.notify(waiting_since)
-
-    def _slices_wanted(self) -> int:
-        interval = self._interval()
-        if interval < LEAST_INTERVAL:
-            return 1
-        wanted = max(2, math.ceil(self.flowing / PER_SLICE), math.ceil(interval / LONG_TICK))
-        return min(int(interval / TICK), SLICES, wanted)
 
     def _schedule(self) -> None:
         if self._dirty and self._call is None:

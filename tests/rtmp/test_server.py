@@ -23,7 +23,7 @@ from relay.rtmp.events import (
     StreamClosed,
 )
 from relay.rtmp.messages import MediaMessage, MessageType, RawMessage
-from relay.rtmp.server import ANNOUNCED_WINDOW, SERVER_CHUNK_SIZE, ConnectionState, ServerSession, StreamState
+from relay.rtmp.server import SERVER_CHUNK_SIZE, ConnectionState, ServerSession, StreamState
 from tests import wire
 
 HANDSHAKE_REPLY = 1 + 2 * 1536
@@ -90,8 +90,8 @@ class ConnectTests(ServerCase):
         """In that order, all on chunk streams 2 and 3, and what follows is one chunk a message."""
         self.connect(cluster="x")
         window, bandwidth, chunk_size, result = self.sent()
-        self.assertEqual(RawMessage(2, 0, 5, 0, ANNOUNCED_WINDOW.to_bytes(4, "big")), window)
-        self.assertEqual(RawMessage(2, 0, 6, 0, ANNOUNCED_WINDOW.to_bytes(4, "big") + b"\x02"), bandwidth)
+        self.assertEqual(RawMessage(2, 0, 5, 0, (67_108_864).to_bytes(4, "big")), window)
+        self.assertEqual(RawMessage(2, 0, 6, 0, (67_108_864).to_bytes(4, "big") + b"\x02"), bandwidth)
         self.assertEqual(RawMessage(2, 0, 1, 0, SERVER_CHUNK_SIZE.to_bytes(4, "big")), chunk_size)
         self.assertEqual((3, 20, 0), (result.chunk_stream_id, result.message_type, result.message_stream_id))
         self.assertEqual(
