@@ -140,8 +140,8 @@ class PythonWriteTests(EachCases, NativeTestCase):
     each = staticmethod(native.write_each_in_python)
 
 
-class PumpReadyTests(BuiltTestCase):
-    """Bytes from one socket to another, through a pipe."""
+class PumpReadyTestCase(BuiltTestCase):
+    came = 0  # bytes the last time, of each flow: which says whether they are copied
 
     def setUp(self) -> None:
         super().setUp()
@@ -150,13 +150,14 @@ class PumpReadyTests(BuiltTestCase):
         self.pipe_out, self.pipe_in = os.pipe2(os.O_NONBLOCK)
         self.addCleanup(os.close, self.pipe_out)
         self.addCleanup(os.close, self.pipe_in)
-        self.routes, self.moved = array("i"), array("Q")
+        self.routes, self.moved, self.recent = array("i"), array("Q"), array("i")
 
     def route(self, source: socket.socket, sink: socket.socket | None) -> int:
         fd = source.fileno()
         missing = fd + 1 - len(self.routes)
         self.routes.extend([-1] * missing)
         self.moved.extend([0] * missing)
+        self.recent.extend([self.came] * missing)
         self.routes[fd] = -1 if sink is None else sink.fileno()
         self.epoll.register(fd, select.EPOLLIN)
         return fd
@@ -164,13 +165,18 @@ class PumpReadyTests(BuiltTestCase):
     def pump(self, most: int = 10, size: int = 1 << 16):
         assert native.pump_ready is not None
         epoll = self.epoll.fileno()
-        return native.pump_ready(epoll, most, self.routes, self.moved, self.pipe_out, self.pipe_in, size)
+        arrays = self.routes, self.moved, self.recent
+        return native.pump_ready(epoll, most, *arrays, self.pipe_out, self.pipe_in, size)
 
     def flow(self, buffers: int = 0):
         """The peer that speaks, the descriptor of the source, the sink, and the peer that hears."""
         source, speaker = self.pair()
         sink, hearer = self.pair(buffers)
         return speaker, self.route(source, sink), sink, hearer
+
+
+class PumpReadyCases:
+    """What holds for bytes that are spliced, and for those that are copied."""
 
     def test_what_has_come_is_passed_on_and_counted(self) -> None:
         flows = [self.flow() for _ in range(3)]
@@ -261,6 +267,7 @@ class PumpReadyTests(BuiltTestCase):
         while time.monotonic() < until:
             for speaker, *_ in flows:
                 speaker.sendall(DATA)
+            self.recent = array("i", [self.came] * len(self.recent))
             for _ in range(3):
                 self.assertEqual(([], None), self.pump(most=100))
             for *_, hearer in flows:
@@ -271,5 +278,36 @@ class PumpReadyTests(BuiltTestCase):
         os.close(number)
         assert native.pump_ready is not None
         with self.assertRaises(OSError) as caught:
-            native.pump_ready(number, 10, self.routes, self.moved, self.pipe_out, self.pipe_in, 1000)
+            native.pump_ready(number, 10, self.routes, self.moved, self.recent, self.pipe_out, self.pipe_in, 1000)
         self.assertEqual(errno.EBADF, caught.exception.errno)
+
+
+class SplicingTests(PumpReadyCases, PumpReadyTestCase):
+    came = 1 << 16
+
+
+class CopyingTests(PumpReadyCases, PumpReadyTestCase):
+    def test_all_that_has_come_goes_in_one_turn(self) -> None:
+        """More than is copied at once; and how much it was is remembered."""
+        speaker, fd, _, hearer = self.flow()
+        speaker.sendall(DATA * 4)
+        self.assertEqual(([], None), self.pump())
+        self.assertEqual(DATA * 4, hearer.recv(len(DATA) * 5, socket.MSG_WAITALL | socket.MSG_DONTWAIT))
+        self.assertEqual((len(DATA) * 4, len(DATA) * 4 - (16 << 10)), (self.moved[fd], self.recent[fd]))
+
+    def test_pipe_that_holds_little(self) -> None:
+        """Of a user with very many.  No more is read than it holds."""
+        fcntl.fcntl(self.pipe_in, fcntl.F_SETPIPE_SZ, 4096)
+        speaker, fd, sink, _ = self.flow(SMALL)
+        full(sink)
+        speaker.sendall(DATA)
+        self.assertEqual(([], (fd, 4096, 0)), self.pump())
+        self.assertEqual(DATA[:4096], os.read(self.pipe_out, 5000))
+
+    def test_pipe_that_is_not_empty_is_an_error(self) -> None:
+        """There is no room for what the sink did not take: the flow is told to be broken."""
+        os.write(self.pipe_in, bytes(fcntl.fcntl(self.pipe_in, fcntl.F_GETPIPE_SZ)))
+        speaker, fd, sink, _ = self.flow(SMALL)
+        full(sink)
+        speaker.sendall(b"lost")
+        self.assertEqual(([], (fd, 4, errno.EIO)), self.pump())

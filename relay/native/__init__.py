@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 MODULE = "_relay_loops"
-API = 2  # what loops.c says, too: changed with what its functions take or return
+API = 3  # what loops.c says, too: changed with what its functions take or return
 
 Behind = tuple[int, int, int]
 """A socket that did not take all: ``(fd, bytes taken, errno)``; errno is 0 if it took some, or the file ended."""
@@ -32,15 +32,24 @@ class PumpReady(Protocol):
     """Pass on what has come to the sockets of an epoll, in one turn."""
 
     def __call__(
-        self, epoll: int, most: int, routes: array[int], moved: array[int], pipe_out: int, pipe_in: int, size: int
+        self,
+        epoll: int,
+        most: int,
+        routes: array[int],
+        moved: array[int],
+        recent: array[int],
+        pipe_out: int,
+        pipe_in: int,
+        size: int,
     ) -> tuple[list[tuple[int, int]], Stuck | None]:
-        """Splice from each that is ready to where it goes.
+        """Splice from each that is ready to where it goes, until none is; copy where little came the last time.
 
         Args:
             epoll: its descriptor.
-            most: sockets to serve.
+            most: times that a socket is served, of all together.
             routes: ``"i"``: by descriptor, where its bytes go; -1 where somebody else has to look.
             moved: ``"Q"``: by descriptor, to be counted on.
+            recent: ``"i"``: by descriptor, bytes that came the last time.
             pipe_out, pipe_in: the ends of an empty pipe, where one reads and where one writes.
             size: bytes to pass on from each, at the most.
 

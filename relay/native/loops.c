@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 struct behind { int fd, error; Py_ssize_t sent; };
@@ -118,55 +119,100 @@ static PyObject *write_each(PyObject *self, PyObject *args)
     return told(fds, behind, missed);
 }
 
-enum { MOST_EVENTS = 1024 };
+enum { MOST_EVENTS = 1024, COPIED = 8 << 10, BUFFER = 16 << 10 };
+
+/* One turn of a flow: bytes taken from its source, bytes that its sink has of them, why it has no more. */
+struct passed { ssize_t taken, sent; int error; };
+
+static struct passed spliced(int source, int sink, int pipe_out, int pipe_in, size_t size)
+{
+    struct passed it = {.taken = splice(source, NULL, pipe_in, NULL, size, SPLICE_F_NONBLOCK | SPLICE_F_MOVE)};
+
+    if (it.taken <= 0)
+        return it;
+    do /* a signal may come before anything was moved */
+        it.sent = splice(pipe_out, NULL, sink, NULL, (size_t)it.taken, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+    while (it.sent < 0 && errno == EINTR);
+    if (it.sent < 0)
+        it.error = errno;
+    return it;
+}
+
+/* The same; of so little, two copies are cheaper than what the kernel does for a pipe.  `size` is what the pipe holds. */
+static struct passed copied(int source, int sink, int pipe_in, size_t size)
+{
+    char buffer[BUFFER];
+    struct passed it = {.taken = recv(source, buffer, Py_MIN(size, sizeof buffer), MSG_DONTWAIT)};
+
+    if (it.taken <= 0)
+        return it;
+    do
+        it.sent = send(sink, buffer, (size_t)it.taken, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (it.sent < 0 && errno == EINTR);
+    if (it.sent < 0)
+        it.error = errno;
+    if (it.sent < it.taken) {
+        ssize_t sent = Py_MAX(it.sent, 0);
+        if (write(pipe_in, buffer + sent, (size_t)(it.taken - sent)) != it.taken - sent)
+            it.error = EIO; /* it was not empty: nothing of this flow can be trusted any more */
+    }
+    return it;
+}
 
 static PyObject *pump_ready(PyObject *self, PyObject *args)
 {
-    int epoll, most, pipe_in, pipe_out, ready, failed, rest = 0, stuck = -1, error = 0;
+    int epoll, most, pipe_in, pipe_out, ready, failed = 0, rest = 0, stuck = -1, error = 0;
     Py_ssize_t size, held = 0;
-    Py_buffer routes, moved;
+    Py_buffer routes, moved, recent;
     struct epoll_event events[MOST_EVENTS];
     PyObject *list, *blocked;
 
-    if (!PyArg_ParseTuple(args, "iiw*w*iin:pump_ready", &epoll, &most, &routes, &moved, &pipe_out, &pipe_in, &size))
+    if (!PyArg_ParseTuple(args, "iiw*w*w*iin:pump_ready", &epoll, &most, &routes, &moved, &recent, &pipe_out, &pipe_in,
+                          &size))
         return NULL;
     if (most > MOST_EVENTS)
         most = MOST_EVENTS;
     Py_BEGIN_ALLOW_THREADS
-    int *out_of = routes.buf;
+    int *out_of = routes.buf, *came = recent.buf;
     uint64_t *moved_from = moved.buf;
-    Py_ssize_t known = Py_MIN(routes.len / (Py_ssize_t)sizeof *out_of, moved.len / (Py_ssize_t)sizeof *moved_from);
-    ready = epoll_wait(epoll, events, most, 0);
-    failed = ready < 0 && errno != EINTR ? errno : 0;
-    for (int i = 0; i < ready && stuck < 0; i++) {
-        int fd = events[i].data.fd;
-        if (events[i].events != EPOLLIN || fd >= known || out_of[fd] < 0) {
-            events[rest++] = events[i];
-            continue;
+    Py_ssize_t known = Py_MIN(Py_MIN(routes.len, recent.len) / (Py_ssize_t)sizeof *out_of,
+                              moved.len / (Py_ssize_t)sizeof *moved_from);
+    int room = Py_MAX(fcntl(pipe_in, F_GETPIPE_SZ), 0);
+    /* More may have come meanwhile: a turn of the reactor costs as much as three of these. */
+    for (int served = 0; served < most && !rest && stuck < 0; served += ready) {
+        ready = epoll_wait(epoll, events, most - served, 0);
+        if (ready <= 0) {
+            failed = ready < 0 && errno != EINTR ? errno : 0;
+            break;
         }
-        ssize_t count = splice(fd, NULL, pipe_in, NULL, (size_t)size, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-        if (count <= 0) {
-            if (count == 0 || errno != EAGAIN) /* an end: whoever reads again is told the same */
+        for (int i = 0; i < ready && stuck < 0; i++) {
+            int fd = events[i].data.fd;
+            if (events[i].events != EPOLLIN || fd >= known || out_of[fd] < 0) {
                 events[rest++] = events[i];
-            continue;
+                continue;
+            }
+            struct passed it = came[fd] <= COPIED && room ? copied(fd, out_of[fd], pipe_in, (size_t)Py_MIN(room, size))
+                                                          : spliced(fd, out_of[fd], pipe_out, pipe_in, (size_t)size);
+            if (it.taken <= 0) {
+                if (it.taken == 0 || errno != EAGAIN) /* an end: whoever reads again is told the same */
+                    events[rest++] = events[i];
+                continue;
+            }
+            came[fd] = (int)it.taken;
+            if (it.sent > 0)
+                moved_from[fd] += (uint64_t)it.sent;
+            if (it.sent < it.taken) {
+                stuck = fd;
+                error = it.error == EAGAIN ? 0 : it.error;
+                held = it.taken - Py_MAX(it.sent, 0);
+            } else if (it.taken == size)
+                events[rest++] = events[i]; /* there may be much more */
         }
-        ssize_t sent;
-        do /* a signal may come before anything was moved */
-            sent = splice(pipe_out, NULL, out_of[fd], NULL, (size_t)count, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-        while (sent < 0 && errno == EINTR);
-        if (sent < count) {
-            stuck = fd;
-            error = sent < 0 && errno != EAGAIN ? errno : 0;
-            held = sent < 0 ? count : count - sent;
-        }
-        if (sent > 0)
-            moved_from[fd] += (uint64_t)sent;
-        if (sent == size)
-            events[rest++] = events[i]; /* there may be much more */
     }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&routes);
     PyBuffer_Release(&moved);
+    PyBuffer_Release(&recent);
     if (failed) {
         errno = failed;
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -201,7 +247,7 @@ PyMODINIT_FUNC PyInit__relay_loops(void)
 {
     PyObject *made = PyModule_Create(&module);
 
-    if (made != NULL && PyModule_AddIntConstant(made, "API", 2) < 0)
+    if (made != NULL && PyModule_AddIntConstant(made, "API", 3) < 0)
         Py_CLEAR(made);
     return made;
 }

@@ -85,6 +85,7 @@ class ReadinessLoop:
         self._pump_ready = native.pump_ready
         self._routes = array("i")  # by descriptor, as far as there are any
         self._moved = array("Q")  # bytes that went by them, and are not yet among the flow's own count
+        self._recent = array("i")  # bytes that came the last time
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
         self._pumped: dict[int, Pumped] = {}  # of those of which only reading is wanted, which are nearly all
@@ -132,6 +133,7 @@ class ReadinessLoop:
         if missing > 0:
             self._routes.extend([-1] * missing)
             self._moved.extend([0] * missing)
+            self._recent.extend([0] * missing)
         if watched.mask == READABLE:
             self._routes[fd] = watched.incoming.route
 
@@ -183,9 +185,9 @@ class ReadinessLoop:
         pipe = None if self._pump_ready is None else self._pipe_at_hand()
         if self._pump_ready is None or pipe is None:
             return self._epoll.poll(0, EVENTS_AT_ONCE)
-        epoll, routes = self._epoll.fileno(), self._routes
+        arrays = self._routes, self._moved, self._recent
         try:
-            ready, stuck = self._pump_ready(epoll, EVENTS_AT_ONCE, routes, self._moved, *pipe, SPLICE_BYTES)
+            ready, stuck = self._pump_ready(self._epoll.fileno(), EVENTS_AT_ONCE, *arrays, *pipe, SPLICE_BYTES)
         except BaseException:
             self._pipes.drop(self._pipes.take())  # nobody knows what is in it
             raise
