@@ -45,7 +45,7 @@ from relay.net.pacing import Pacer
 from relay.net.pipes import PipePool
 from relay.net.readiness import ReadinessLoop
 from relay.net.recording import Recording, ReplayDiverged
-from relay.net.sockets import has_peer_ended, unacknowledged
+from relay.net.sockets import acknowledge_late, has_peer_ended, unacknowledged
 
 STREAMS_FROM = 1 << 20  # bytes from one backend: about what a newcomer is sent at once, of 1 Mbit/s
 _TIMED_OUT = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -221,8 +221,10 @@ class SplicePair:
 
     def check(self, now: float) -> None:
         """A pair may rest for ``splice_idle_seconds``; one that is to end, for ``close_seconds``."""
-        if self._pacer is not None and self.to_viewer - self.attached_at > STREAMS_FROM and not self._is_finishing:
-            self._pacer.add(self._down)
+        if self._backend is not None and self.to_viewer - self.attached_at > STREAMS_FROM and not self._is_finishing:
+            acknowledge_late(self._backend.transport.getHandle())
+            if self._pacer is not None:
+                self._pacer.add(self._down)
         progress = self.to_viewer + self.to_backend
         if self._is_finishing or self._down.held:  # the socket may take no more for long while the viewer takes a lot
             progress -= unacknowledged(self._viewer.transport.getHandle())

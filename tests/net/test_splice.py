@@ -5,6 +5,7 @@ own.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import socket
@@ -18,9 +19,9 @@ from twisted.trial.unittest import TestCase
 from relay import native
 from relay.limits import Limits
 from relay.net.copying import CopyPair
-from relay.net.joining import Splicer
+from relay.net.joining import SWEEPS_PER_CLOSE, Splicer
 from relay.net.legs import Leg, can_splice
-from relay.net.splice import SplicePair
+from relay.net.splice import STREAMS_FROM, SplicePair
 from relay.net.viewer_connection import LegProtocol
 from tests.net.peers import Listener, NoMoreDescriptors, Peer, eventually, open_descriptors
 
@@ -392,6 +393,20 @@ class SplicePairTests(PairCases, SpliceTestCase):
         await viewer_peer.read_to_end()
         viewer_peer.close()
         await self.expect_end("backend_reset")
+
+    async def test_stream_is_acknowledged_late(self):
+        """Each piece is not, as soon as it is read; while a connection is young, it is: its sender is to get quick."""
+        pair, viewer, backend = await self.join()
+        handle = self.protocols[1].transport.getHandle()
+        is_quick = functools.partial(handle.getsockopt, socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        for count, quick in ((STREAMS_FROM, 1), (1, 0)):
+            await backend.send(bytes(count))
+            await viewer.read(count)
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self.clock.advance(LIMITS.close_seconds / SWEEPS_PER_CLOSE)
+            self.assertEqual(quick, is_quick())
+        pair.abort("done")
+        await self.expect_end("done")
 
     async def test_pipes_are_held_only_by_flows_that_hold_bytes(self):
         """One pipe serves all pairs that keep up; a stuck viewer keeps his."""
