@@ -122,6 +122,17 @@ class BenchmarkTests(TestCase):
             self.assertTrue(all(ratio > 0 for ratio in ours["ratio"].values()), ours)
             self.assertIn("<svg", picture.read_text())
 
+    async def test_ours_runs_beside_each_way_of_haproxy(self) -> None:
+        """At once: a ratio for each."""
+        for program in ("cc", "haproxy"):
+            require_program(program)
+        out, report = await self._report_of("splice.py", "--beside --viewers 20 --kbits 8000 --seconds 2")
+        self.assertEqual(3, len(report["rows"]))
+        for row in report["rows"]:
+            self.assertIn(row["name"], out)
+            self.assertLess(0, row["median"]["ratio"])
+            self.assertLess(90, row["median"]["delivered"], row)
+
     async def _benchmark(self, benchmark: str, *arguments: str) -> str:
         out, err, status = await self._try_benchmark(benchmark, *arguments)
         self.assertEqual(0, status, err)

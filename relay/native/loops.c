@@ -119,7 +119,7 @@ static PyObject *write_each(PyObject *self, PyObject *args)
     return told(fds, behind, missed);
 }
 
-enum { MOST_EVENTS = 1024, COPIED = 8 << 10, BUFFER = 16 << 10 };
+enum { MOST_EVENTS = 1024, COPIED = 12 << 10, BUFFER = 16 << 10 };
 
 /* One turn of a flow: bytes taken from its source, bytes that its sink has of them, why it has no more. */
 struct passed { ssize_t taken, sent; int error; };
