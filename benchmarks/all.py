@@ -1,6 +1,6 @@
 """All benchmarks that compare, one after another.
 
-    python benchmarks/all.py DIRECTORY                   an hour and a half
+    python benchmarks/all.py DIRECTORY                   an hour and three quarters
     python benchmarks/all.py --rounds 1 DIRECTORY        a third of that
 
 For each, DIRECTORY gets a table (.txt), all figures (.json) and a picture (.svg).
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "fanout-3000": ["fanout.py", "--viewers", "2000", "--viewers", "3000", "--interval", "100", "--interval", "350"],
     "fanout-3mbit": ["fanout.py", "--viewers", "500", "--kbits", "3000", "--interval", "100"],
     "splice": ["splice.py"],
+    "splice-beside": ["splice.py", "--beside"],
     "splice-bulk": ["splice.py", "--bulk"],
     "join": ["join.py"],
     "memory": ["memory.py"],

@@ -12,6 +12,7 @@ Theory.  A pair has two flows, ``source socket -> pipe -> sink socket``.  One ru
 So a flow is always in one of three states:
 
     open, empty     the source is watched for reading; a wake-up is one splice in and, nearly always, one splice out
+                    (or one receive and one send, of what is little: relay.net.readiness)
     open, holding   the sink was full: the sink is watched for writing, the source is not watched
     ended           the source said FIN or failed, the pipe is empty, and the sink was told FIN
 
@@ -221,11 +222,12 @@ class SplicePair:
 
     def check(self, now: float) -> None:
         """A pair may rest for ``splice_idle_seconds``; one that is to end, for ``close_seconds``."""
-        if self._backend is not None and self.to_viewer - self.attached_at > STREAMS_FROM and not self._is_finishing:
+        to_viewer = self.to_viewer
+        if self._backend is not None and to_viewer - self.attached_at > STREAMS_FROM and not self._is_finishing:
             acknowledge_late(self._backend.transport.getHandle())
             if self._pacer is not None:
                 self._pacer.add(self._down)
-        progress = self.to_viewer + self.to_backend
+        progress = to_viewer + self.to_backend
         if self._is_finishing or self._down.held:  # the socket may take no more for long while the viewer takes a lot
             progress -= unacknowledged(self._viewer.transport.getHandle())
         if self._is_finishing:
