@@ -285,15 +285,37 @@ class PumpReadyCases:
 class SplicingTests(PumpReadyCases, PumpReadyTestCase):
     came = 1 << 16
 
+    def test_bulk_is_left_for_the_next_turn(self) -> None:
+        """There is more of it then, so it costs fewer calls."""
+        fcntl.fcntl(self.pipe_in, fcntl.F_SETPIPE_SZ, 1 << 18)
+        speaker, fd, _, _ = self.flow()
+        flood = bytes(1 << 19)
+        speaker.sendall(flood)
+        self.assertEqual(([], None), self.pump(size=1 << 18))
+        first = self.moved[fd]
+        self.assertTrue(32 << 10 <= first < len(flood), first)
+        self.pump(size=1 << 18)
+        self.assertLess(first, self.moved[fd])
+
 
 class CopyingTests(PumpReadyCases, PumpReadyTestCase):
-    def test_all_that_has_come_goes_in_one_turn(self) -> None:
-        """More than is copied at once; and how much it was is remembered."""
+    def test_little_is_passed_on_until_nothing_is_left(self) -> None:
+        """Here a pipe that holds little makes it several pieces."""
+        fcntl.fcntl(self.pipe_in, fcntl.F_SETPIPE_SZ, 4096)
+        speaker, fd, _, hearer = self.flow()
+        speaker.sendall(DATA)
+        self.assertEqual(([], None), self.pump())
+        self.assertEqual(DATA, hearer.recv(len(DATA) + 1, socket.MSG_WAITALL | socket.MSG_DONTWAIT))
+        self.assertEqual((len(DATA), len(DATA) % 4096), (self.moved[fd], self.recent[fd]))
+
+    def test_more_than_little_is_spliced_the_next_time(self) -> None:
         speaker, fd, _, hearer = self.flow()
         speaker.sendall(DATA * 4)
-        self.assertEqual(([], None), self.pump())
+        self.pump(most=1)
+        self.assertEqual((16 << 10, 16 << 10), (self.moved[fd], self.recent[fd]))
+        self.pump(most=1)
         self.assertEqual(DATA * 4, hearer.recv(len(DATA) * 5, socket.MSG_WAITALL | socket.MSG_DONTWAIT))
-        self.assertEqual((len(DATA) * 4, len(DATA) * 4 - (16 << 10)), (self.moved[fd], self.recent[fd]))
+        self.assertEqual(len(DATA) * 4 - (16 << 10), self.recent[fd])
 
     def test_pipe_that_holds_little(self) -> None:
         """Of a user with very many.  No more is read than it holds."""

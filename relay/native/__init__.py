@@ -42,7 +42,9 @@ class PumpReady(Protocol):
         pipe_in: int,
         size: int,
     ) -> tuple[list[tuple[int, int]], Stuck | None]:
-        """Splice from each that is ready to where it goes, until none is; copy where little came the last time.
+        """Splice from each that is ready to where it goes; copy where little came the last time.
+
+        Unless bulk comes (32 KiB from one), go on until none is ready.
 
         Args:
             epoll: its descriptor.

@@ -119,7 +119,7 @@ static PyObject *write_each(PyObject *self, PyObject *args)
     return told(fds, behind, missed);
 }
 
-enum { MOST_EVENTS = 1024, COPIED = 12 << 10, BUFFER = 16 << 10 };
+enum { MOST_EVENTS = 1024, COPIED = 12 << 10, BUFFER = 16 << 10, BULK = 32 << 10 };
 
 /* One turn of a flow: bytes taken from its source, bytes that its sink has of them, why it has no more. */
 struct passed { ssize_t taken, sent; int error; };
@@ -178,8 +178,10 @@ static PyObject *pump_ready(PyObject *self, PyObject *args)
     Py_ssize_t known = Py_MIN(Py_MIN(routes.len, recent.len) / (Py_ssize_t)sizeof *out_of,
                               moved.len / (Py_ssize_t)sizeof *moved_from);
     int room = Py_MAX(fcntl(pipe_in, F_GETPIPE_SZ), 0);
-    /* More may have come meanwhile: a turn of the reactor costs as much as three of these. */
-    for (int served = 0; served < most && !rest && stuck < 0; served += ready) {
+    int much = 0;
+    /* More may have come meanwhile, and a turn of the reactor costs as much as three pieces that are little.  Of bulk
+       there is the more, the later one comes. */
+    for (int served = 0; served < most && !rest && !much && stuck < 0; served += ready) {
         ready = epoll_wait(epoll, events, most - served, 0);
         if (ready <= 0) {
             failed = ready < 0 && errno != EINTR ? errno : 0;
@@ -199,6 +201,7 @@ static PyObject *pump_ready(PyObject *self, PyObject *args)
                 continue;
             }
             came[fd] = (int)it.taken;
+            much |= it.taken >= BULK;
             if (it.sent > 0)
                 moved_from[fd] += (uint64_t)it.sent;
             if (it.sent < it.taken) {
