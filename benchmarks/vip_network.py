@@ -226,9 +226,9 @@ class VipNetwork:
             "inner", "publisher", sys.executable, str(ROOT / "examples/publish_file.py"), "--loop", clip, url
         )
         if with_keepalived:
-            for host in BALANCERS:
+            for host in BALANCERS:  # one after the other: together, both may be the master for a moment
                 self.keepaliveds[host] = self.start_keepalived(host, advert_seconds)
-            self.when(lambda: len(self.masters()) == 1, "one balancer has the address")
+                self.when(lambda: len(self.masters()) == 1, "one balancer has the address")
 
     def _balancer(self, host: str) -> Process:
         peer = BALANCERS[1 - BALANCERS.index(host)]
