@@ -110,6 +110,8 @@ class BehindTests(ClusterTestCase):
         self.addCleanup(port.stopListening)
         a1 = self.start_distributor("a1", f"tcp:{HOST}:{port.getHost().port}")
         a2 = self.start_distributor("a2", origin.endpoint)
+        for distributor in (a1, a2):
+            await distributor.is_listening()  # so that the preferred one is read from the beginning
         agg1 = self.start_aggregator("agg1", [a1, a2], "--return-seconds", "1")
         await self.normal()
         clip = read_clip("h264_aac.flv")

@@ -163,7 +163,7 @@ class AskTests(HooksTestCase):
     async def test_hook_calls(self) -> None:
         """So many at once; the others wait their turn."""
         self.back_end.answer = None
-        hooks = self.hooks(attrs.evolve(DEFAULT_LIMITS, hook_calls=2), seconds=0.2)
+        hooks = self.hooks(attrs.evolve(DEFAULT_LIMITS, hook_calls=2), seconds=1.0)
         asked = [hooks.ask("on_play", FIELDS).addErrback(lambda failure: failure.value.reason) for _ in range(5)]
         self.assertEqual(["back_end_failed"] * 5, [await each for each in asked])
         self.assertEqual(2, self.back_end.most)
