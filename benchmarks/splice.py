@@ -1,13 +1,13 @@
 """What it costs to pass viewers on: our balancer beside HAProxy.
 
     python benchmarks/splice.py                  500 and 2,000 viewers of 1 Mbit/s; 12 minutes
-    python benchmarks/splice.py --beside         the same, ours and HAProxy at once: a finer comparison; 11 minutes
+    python benchmarks/splice.py --beside         200, 500, 1,000; ours and HAProxy at once: a finer comparison; 11 minutes
     python benchmarks/splice.py --bulk           one connection as fast as it goes; 3 minutes
 
 Each stands in front of a relay-aggregator, one process on one core; only that process is measured.  HAProxy runs in
 each of its three ways: copying, ``splice-auto``, and splicing always (``splice-request``, ``splice-response``).  One
 after another, they differ by more than they should: on a shared machine, the same server costs up to 1.3 times as much
-a minute later.  Side by side, on the same core, their ratio differs by a twentieth.
+a minute later.  Side by side, on the same core, their ratio differs by up to 8 %.
 
 The bulk connection is a byte source in C behind HAProxy, or behind the balancer's own classes (``bulk_balancer.py``: a
 balancer proper wants an aggregator), and a sink in C that throws away what it reads.  See benchmarks/README.md.
