@@ -1,7 +1,7 @@
 """What it costs to pass viewers on: our balancer beside HAProxy.
 
     python benchmarks/splice.py                  500 and 2,000 viewers of 1 Mbit/s; 12 minutes
-    python benchmarks/splice.py --beside         200, 500, 1,000; ours and HAProxy at once: a finer comparison; 11 minutes
+    python benchmarks/splice.py --beside         ours and HAProxy at once, 200 to 1,000 viewers: finer; 11 minutes
     python benchmarks/splice.py --bulk           one connection as fast as it goes; 3 minutes
 
 Each stands in front of a relay-aggregator, one process on one core; only that process is measured.  HAProxy runs in
